@@ -1,0 +1,331 @@
+"""The link between a data worker and the control process: messages, frames, bounds.
+
+One Unix stream socket per worker carries length-prefixed msgpack frames (msgspec).  Upwards go the
+facts of finished requests and, once a second, a beat; downwards go the table (routes, deadlines,
+limits) and acknowledgements.  All times are integer nanoseconds: ``*_unix_ns`` of the wall clock,
+other ``*_ns`` of the worker's monotonic clock, or a duration where the name says so.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+PROTOCOL: Final = 1
+MAX_FRAME: Final = 64 * 1024 * 1024
+_HEAD: Final = struct.Struct(">I")
+
+
+# ---------------------------------------------------------------- downwards: control -> worker
+
+
+class BackendSpec(Struct, frozen=True, omit_defaults=True):
+    """Where requests go.  ``url`` is http(s)://host[:port][/base] ; ``uds`` a socket path instead of TCP."""
+
+    name: str
+    url: str
+    uds: str | None = None
+    resolve_ns: int = 30_000_000_000
+    max_connections: int = 10_000
+    max_age_ns: int = 0  # 0: connections are not retired by age
+    transport: str = "native"  # or "httpx"
+    tls_verify: bool = True
+    tls_ca_file: str | None = None
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_server_name: str | None = None
+
+
+class Match(Struct, frozen=True, omit_defaults=True):
+    """Every given condition must hold; globs as in ``fnmatch``; header names in lower case."""
+
+    path: str | None = None
+    model: str | None = None
+    header: dict[str, str] = {}
+
+
+class RouteSpec(Struct, frozen=True, omit_defaults=True):
+    """First match wins; a table without routes sends everything to its first backend."""
+
+    match: Match
+    backend: str
+
+
+class SloSpec(Struct, frozen=True, omit_defaults=True):
+    """First match wins.  ``ttft_points``: ((prompt_tokens, ttft_ns), ...) sorted, at least one."""
+
+    name: str
+    match: Match
+    ttft_points: tuple[tuple[int, int], ...]
+    tbt_ns: int
+    target: float = 0.9
+    objective: float = 0.99
+    e2e_ns: int | None = None
+
+
+class Timeouts(Struct, frozen=True, omit_defaults=True):
+    """Durations in nanoseconds; 0 means off."""
+
+    connect_ns: int = 5_000_000_000
+    first_byte_ns: int = 0
+    idle_ns: int = 0
+    upstream_keepalive_ns: int = 4_000_000_000
+    client_keepalive_ns: int = 120_000_000_000
+    client_head_ns: int = 60_000_000_000  # a client that connects and does not finish its head or body
+    drain_delay_ns: int = 0
+    drain_ns: int = 600_000_000_000
+
+
+class Table(Struct, frozen=True, tag=True):
+    """All that a worker needs to know; replaced whole, never mutated (protocol: the first frame down)."""
+
+    version: int
+    backends: tuple[BackendSpec, ...]
+    routes: tuple[RouteSpec, ...]
+    slos: tuple[SloSpec, ...]  # never empty; the last one matches everything
+    timeouts: Timeouts = Timeouts()
+    exclude: tuple[str, ...] = ()  # path globs that pass unmeasured and unrecorded
+    record_headers: dict[str, str] = {}  # tag -> header name (lower case); "request_id" is one of them
+    trusted_proxies: tuple[str, ...] = ()
+    forwarded_headers: bool = False  # add X-Forwarded-For/-Proto/-Host upstream
+    request_id_header: str | None = None  # set this header upstream (when absent) and on the response
+    body_limit: int = 64 * 1024 * 1024  # beyond it a request body is streamed instead of held
+    body_budget: int = 1024 * 1024 * 1024  # bytes of request bodies held by this worker at once
+    stream_buffer: int = 1024 * 1024  # bytes that wait for one slow client before its upstream pauses
+    stream_budget: int = 256 * 1024 * 1024  # the same over all streams of this worker
+    head_limit: int = 64 * 1024  # bytes of a request head; beyond it 431
+    bytes_per_token: float = 4.0
+    measure: bool = True
+    arrivals_cap: int = 20_000  # events kept per stream; beyond it they are thinned
+    tls_cert_file: str | None = None  # the data listener's own certificate
+    tls_key_file: str | None = None
+
+
+class Ack(Struct, frozen=True, tag=True):
+    """Every record numbered up to and including ``seq`` is settled."""
+
+    seq: int
+
+
+Down = Table | Ack
+
+
+# ---------------------------------------------------------------- upwards: worker -> control
+
+
+class Hello(Struct, frozen=True, tag=True):
+    """First frame up on every connection.
+
+    ``acked`` records were settled by control processes before this connection: a new control process
+    has lost their sums.  ``dropped`` records never arrived anywhere (the bounded buffer was full).
+    """
+
+    protocol: int
+    worker: int
+    pid: int
+    incarnation: str
+    next_seq: int
+    acked: int
+    dropped: int
+
+
+class Usage(Struct, frozen=True, array_like=True):
+    """Token counts as the server reported them; ``None`` where it said nothing."""
+
+    prompt: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+
+
+class Stream(Struct, array_like=True):
+    """What the tap saw of one response.  ``*_ns`` are monotonic stamps, ``None``: never happened.
+
+    ``choices``: per choice a packed little-endian int64 array ``[at_ns, meta, at_ns, meta, ...]`` with
+    ``at_ns`` relative to t = 0 and ``meta = tokens | content_bytes << 20`` (both saturating).
+    """
+
+    dialect: str
+    choices: tuple[bytes, ...] = ()
+    events: int = 0  # events that carried output
+    tokens: int = 0  # tokens counted while streaming
+    tokens_source: str = "events"  # token_ids | logprobs | running_usage | events
+    usage: Usage = Usage()
+    finish_reason: str | None = None
+    finished: bool = False  # the dialect's own end (finish reason, completion event) was seen
+    error: str | None = None  # an error event's type or code, never its message
+    response_id: str | None = None
+    first_event_ns: int | None = None
+    first_reasoning_ns: int | None = None
+    first_answer_ns: int | None = None
+    first_tool_ns: int | None = None
+    thinned: bool = False
+    unmeasured: str | None = None  # closed list: exporters/catalog.py
+
+
+class Facts(Struct, array_like=True):
+    """Everything known about one finished request.
+
+    ``end``: how it ended, seen from the wire:
+    ``complete`` | ``truncated`` (upstream died in mid-body) | ``client_left`` | ``connect_failed`` |
+    ``no_response`` (died before a head) | ``bad_response`` (nonsense instead of HTTP) | ``timeout_connect`` |
+    ``timeout_first_byte`` | ``timeout_idle`` | ``pool_full`` | ``refused`` (our own 4xx) | ``self`` (our failure).
+    t = 0 is ``sent_ns`` (``None``: nothing was sent upstream; deadlines then count from ``received_ns``).
+    """
+
+    seq: int
+    id: str
+    received_unix_ns: int
+    received_ns: int
+    end_ns: int
+    end: str
+    method: str
+    path: str
+    status: int | None  # what the client was told, None if nothing
+    streamed: bool  # the response was an event stream
+    stream_asked: bool  # the request asked for one
+    model: str | None
+    backend: str | None
+    slo: str
+    ttft_target_ns: int
+    tbt_target_ns: int
+    prompt_tokens_estimated: int
+    choices_asked: int = 1
+    request_id: str | None = None
+    tags: dict[str, str] = {}
+    upstream_addr: str | None = None
+    error: str | None = None  # our own words, from a closed vocabulary
+    sent_ns: int | None = None
+    pool_wait_ns: int = 0
+    connect_ns: int = 0
+    head_ns: int | None = None
+    first_byte_ns: int | None = None
+    stream: Stream | None = None  # None: not measured
+    blocked: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns] upstream reading was paused for a slow client
+    forward_p99_ns: int = 0  # stamp -> handed to the client's transport
+    loop_lag_max_ns: int = 0
+    attempts: int = 1
+    trace_id: str | None = None
+
+
+class FactsBatch(Struct, tag=True):
+    """Finished requests, oldest first, ``seq`` ascending."""
+
+    facts: list[Facts]
+
+
+class GroupNow(Struct, array_like=True):
+    """The streams in flight of one (backend, model, slo): a picture, replaced by the next, never added."""
+
+    backend: str
+    model: str
+    slo: str
+    in_flight: int
+    overdue: int
+    missed: int  # deadlines missed so far, the overdue token's included
+    worst_overdue_ns: int
+
+
+class BackendNow(Struct, array_like=True):
+    """One backend's pool as this worker sees it."""
+
+    name: str
+    up: bool
+    active: int
+    idle: int
+    connecting: int
+    addresses: int
+
+
+class Beat(Struct, tag=True):
+    """Once a second.  Counters are cumulative since the worker's start; histograms are counts per bucket
+    of ``DELAY_BOUNDS_NS`` (one more for what lies beyond) and the sum in nanoseconds."""
+
+    at_unix_ns: int
+    groups: list[GroupNow]
+    backends: list[BackendNow]
+    clients: int
+    forward: list[int]
+    forward_sum_ns: int
+    lag: list[int]
+    lag_sum_ns: int
+    blocked: list[int]
+    blocked_sum_ns: int
+    dropped: dict[str, int]  # what -> count (closed list: exporters/catalog.py)
+    table_version: int
+    measuring: bool
+    draining: bool
+    rss_bytes: int
+
+
+Up = Hello | FactsBatch | Beat
+
+#: Upper bounds, in nanoseconds, of the delay histograms in a ``Beat``: 16 us doubling to 4.2 s (19 buckets).
+DELAY_BOUNDS_NS: Final = tuple(16_000 << i for i in range(19))
+
+META_TOKENS_BITS: Final = 20
+META_TOKENS_MAX: Final = (1 << META_TOKENS_BITS) - 1
+META_BYTES_MAX: Final = (1 << 40) - 1
+
+
+class LinkError(Exception):
+    """The peer sent something that is no frame of this protocol."""
+
+
+class Frames:
+    """Incremental decoder of frames: ``feed(bytes) -> list[payload]``; raises ``LinkError`` on nonsense."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the payloads that are complete now."""
+        buffer = self._buffer
+        buffer += data
+        out: list[bytes] = []
+        at = 0
+        while len(buffer) - at >= 4:
+            (size,) = _HEAD.unpack_from(buffer, at)
+            if size > MAX_FRAME:
+                raise LinkError(f"frame of {size} bytes, at most {MAX_FRAME} are allowed")
+            if len(buffer) - at - 4 < size:
+                break
+            out.append(bytes(buffer[at + 4 : at + 4 + size]))
+            at += 4 + size
+        if at:
+            del buffer[:at]
+        return out
+
+
+_encoder = msgspec.msgpack.Encoder()
+_up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
+_down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)
+
+
+def frame(message: Up | Down) -> bytes:
+    """Encode one message with its length."""
+    payload = _encoder.encode(message)
+    return _HEAD.pack(len(payload)) + payload
+
+
+def decode_up(payload: bytes) -> Up:
+    """Decode what a worker sent; ``LinkError`` if it is no message."""
+    try:
+        return _up.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise LinkError(str(error)) from error
+
+
+def decode_down(payload: bytes) -> Down:
+    """Decode what the control process sent; ``LinkError`` if it is no message."""
+    try:
+        return _down.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise LinkError(str(error)) from error
