@@ -1,0 +1,90 @@
+"""What readers of the control process see: one immutable picture of all that was counted.
+
+Exporters, the admin API and (later) alerts render a ``Snapshot``; none of them touches the ledger.
+Counters are cumulative since ``since_unix_ns`` (the start of this control process); what is in flight is a
+picture of the last beats, never added to anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.link import GroupNow
+
+
+@dataclass(frozen=True, slots=True)
+class Hist:
+    """Counts per bucket, not cumulative: ``counts[i]`` holds values <= ``bounds[i]``, the last what lies beyond.
+
+    ``bounds`` and ``sum`` are in the metric's own unit (seconds, or a ratio).
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStats:
+    """Settled totals of one (backend, model, slo).  Histograms are keyed by their metric's name."""
+
+    backend: str
+    model: str
+    slo: str
+    outcomes: dict[str, int]
+    results: dict[str, int]
+    deadlines: dict[str, int]  # met, missed, suspect, client_blocked
+    hists: dict[str, Hist]
+    output_tokens: dict[str, int]  # by tokens_source
+    prompt_tokens: dict[str, int]  # by prompt_tokens_source
+    fluid_token_rate: float | None  # tokens per second; None: no value (see the summary for the reason)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """One backend as all workers together see it now: ``up`` if any worker reaches it."""
+
+    name: str
+    up: bool
+    active: int
+    idle: int
+    connecting: int
+    addresses: int
+
+
+@dataclass(frozen=True, slots=True)
+class SloStats:
+    """One SLO's promises; ``ttft_target_s`` is that of the shortest prompt."""
+
+    name: str
+    ttft_target_s: float
+    tbt_target_s: float
+    objective: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment."""
+
+    at_unix_ns: int
+    since_unix_ns: int
+    instance: str
+    version: str
+    groups: tuple[GroupStats, ...]
+    now: tuple[GroupNow, ...]  # merged over workers, labels capped as those of ``groups``
+    backends: tuple[BackendStats, ...]
+    slos: tuple[SloStats, ...]
+    forward: Hist  # seconds from a chunk's stamp to its handing over to the client's transport
+    lag: Hist  # seconds that a worker's event loop ran late
+    blocked: Hist  # seconds that reading an upstream was paused for a slow client
+    dropped: dict[str, int] = field(default_factory=dict)
+    unmeasured: dict[str, int] = field(default_factory=dict)
+    export_failures: dict[str, int] = field(default_factory=dict)
+    reload_ok: bool = True
+    workers: int = 0
+    draining: bool = False
