@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,9 +63,8 @@ def test_durations(text: str, ns: int) -> None:
     ],
 )
 def test_bad_durations_say_the_value_and_the_mend(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=":|is") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
         parse_duration(text)
-    assert says in str(caught.value)
     assert str(caught.value).startswith(repr(text))
 
 
@@ -129,9 +130,8 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_bad_sizes(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=":|is") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         parse_size(text)
-    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,8 @@ def test_ratios(text: str | float, ratio: float) -> None:
     ],
 )
 def test_bad_ratios(text: str | float, says: str) -> None:
-    with pytest.raises(ValueError, match=":|is") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         parse_ratio(text)
-    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +204,5 @@ def test_addresses(text: str, host: str, port: int) -> None:
     ],
 )
 def test_bad_addresses(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=":|is") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         parse_address(text)
-    assert says in str(caught.value)
