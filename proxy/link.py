@@ -34,6 +34,7 @@ class BackendSpec(Struct, frozen=True, omit_defaults=True):
     max_connections: int = 10_000
     max_age_ns: int = 0  # 0: connections are not retired by age
     transport: str = "native"  # or "httpx"
+    host: str = "auto"  # Host sent upstream: "preserve" the client's, "upstream" = the URL's, "auto" = that of https
     tls_verify: bool = True
     tls_ca_file: str | None = None
     tls_cert_file: str | None = None

@@ -1,0 +1,273 @@
+"""Connections of one backend: every address of its name, least in flight first, last in first out.
+
+Taking and giving back cost O(1) (O(addresses) where a name has several).  Nothing is retried once a
+byte of a request was written; a failed *connect* moves on to the next address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import ssl
+from collections import deque
+from typing import Final
+from urllib.parse import urlsplit
+
+from proxy.clock import monotonic_ns
+from proxy.errors import UpstreamError
+from proxy.link import BackendNow, BackendSpec, Timeouts
+from proxy.relay.tasks import spawn
+from proxy.relay.upstream import Connection
+
+log = logging.getLogger("legato.worker")
+
+#: An address that refused is left alone this long while others answer.
+_RETRY_AFTER_NS: Final = 1_000_000_000
+
+
+class Address:
+    """One address: its idle connections (newest last; closed ones are skipped when met) and its load."""
+
+    __slots__ = ("down_until_ns", "host", "idlers", "in_flight", "pool", "port", "removed")
+
+    def __init__(self, pool: Pool, host: str, port: int) -> None:
+        self.pool = pool
+        self.host = host
+        self.port = port
+        self.in_flight = 0
+        self.idlers: deque[Connection] = deque()
+        self.down_until_ns = 0
+        self.removed = False
+
+    def idle(self, connection: Connection) -> None:
+        """A connection finished its exchange and may carry another."""
+        pool = self.pool
+        self.in_flight -= 1
+        pool.active -= 1
+        pool.idle += 1
+        connection.busy = False
+        max_age = pool.spec.max_age_ns
+        if self.removed or pool.closed or (max_age and monotonic_ns() - connection.born_ns > max_age):
+            connection.abort()
+        else:
+            self.idlers.append(connection)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection was lost or closed, busy or idle."""
+        if connection.busy:
+            self.in_flight -= 1
+            self.pool.active -= 1
+            connection.busy = False
+        else:
+            self.pool.idle -= 1
+
+    def take(self, now_ns: int, keep_alive_ns: int) -> Connection | None:
+        """The idle connection that was used last, if it is still good."""
+        idlers = self.idlers
+        while idlers:
+            connection = idlers.pop()
+            if connection.closed:
+                continue
+            if connection.expired(now_ns, keep_alive_ns) or connection.stale():
+                connection.abort()
+                continue
+            self.pool.idle -= 1
+            self.busy(connection)
+            return connection
+        return None
+
+    def busy(self, connection: Connection) -> None:
+        """Account for a connection that begins an exchange."""
+        connection.busy = True
+        self.in_flight += 1
+        self.pool.active += 1
+
+    def sweep(self, now_ns: int, keep_alive_ns: int) -> None:
+        """Close what has been idle too long, oldest first."""
+        idlers = self.idlers
+        while idlers and (idlers[0].closed or idlers[0].expired(now_ns, keep_alive_ns)):
+            idlers.popleft().abort()
+
+    def close(self) -> None:
+        """Close the idle connections and let the busy ones end by themselves."""
+        self.removed = True
+        while self.idlers:
+            self.idlers.pop().abort()
+
+
+class Pool:
+    """See the module.  One per backend and worker; used from the event loop only."""
+
+    def __init__(self, spec: BackendSpec, timeouts: Timeouts) -> None:
+        self.spec = spec
+        self.timeouts = timeouts
+        url = urlsplit(spec.url)
+        self.tls = url.scheme == "https"
+        self.host = url.hostname or "localhost"
+        self.port = url.port or (443 if self.tls else 80)
+        self.authority = url.netloc.rpartition("@")[2].encode("ascii")
+        self.base = url.path.rstrip("/").encode("ascii")
+        self.rewrite_host = spec.host == "upstream" or (spec.host == "auto" and self.tls)
+        self.active = self.idle = self.connecting = 0
+        self.up = True
+        self.closed = False
+        self._addresses: list[Address] = []
+        self._resolve_at_ns = 0
+        self._resolving: asyncio.Task[None] | None = None
+        self._turn = 0
+        self._ssl = _tls_context(spec) if self.tls else None
+        if spec.uds is not None:
+            self._addresses = [Address(self, spec.uds, 0)]
+        elif (literal := _literal(self.host)) is not None:
+            self._addresses = [Address(self, literal, self.port)]
+        self._fixed = bool(self._addresses)
+
+    # ------------------------------------------------------------------ taking
+
+    def take(self) -> Connection | None:
+        """An idle connection of the least loaded address, or ``None``: then ``connect``."""
+        now_ns = monotonic_ns()
+        if not self._fixed and now_ns >= self._resolve_at_ns:
+            self._refresh(now_ns)
+        addresses = self._addresses
+        if len(addresses) == 1:
+            return addresses[0].take(now_ns, self.timeouts.upstream_keepalive_ns)
+        if not addresses:
+            return None
+        return self._ranked(now_ns)[0].take(now_ns, self.timeouts.upstream_keepalive_ns)
+
+    @property
+    def full(self) -> bool:
+        """No further request fits."""
+        return self.active + self.connecting >= self.spec.max_connections
+
+    async def connect(self) -> Connection:
+        """Open a connection to the least loaded address that answers; ``UpstreamError`` where none does."""
+        self.connecting += 1
+        try:
+            async with asyncio.timeout((self.timeouts.connect_ns or 0) / 1e9 or None):
+                connection = await self._connect_any()
+        except TimeoutError:
+            self.up = False
+            raise UpstreamError("timeout_connect", "connect_timeout") from None
+        except UpstreamError:
+            self.up = False
+            raise
+        finally:
+            self.connecting -= 1
+        self.up = True
+        return connection
+
+    async def _connect_any(self) -> Connection:
+        if not self._addresses:
+            self._refresh(monotonic_ns())
+            if self._resolving is not None:
+                await asyncio.shield(self._resolving)
+            if not self._addresses:
+                raise UpstreamError("connect_failed", "name_not_resolved")
+        code = "connect_failed"
+        for address in self._ranked(monotonic_ns()):
+            try:
+                return await self._connect_one(address)
+            except ssl.SSLError:
+                code = "tls_failed"
+            except OSError as error:
+                code = "connection_refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
+            address.down_until_ns = monotonic_ns() + _RETRY_AFTER_NS
+        raise UpstreamError("connect_failed", code)
+
+    async def _connect_one(self, address: Address) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection: Connection
+        if self.spec.uds is not None:
+            _, connection = await loop.create_unix_connection(
+                lambda: Connection(address), self.spec.uds, ssl=self._ssl, server_hostname=self._server_name()
+            )
+        else:
+            _, connection = await loop.create_connection(
+                lambda: Connection(address),
+                address.host,
+                address.port,
+                ssl=self._ssl,
+                server_hostname=self._server_name(),
+            )
+        address.down_until_ns = 0
+        address.busy(connection)
+        return connection
+
+    def _server_name(self) -> str | None:
+        return (self.spec.tls_server_name or self.host) if self.tls else None
+
+    def _ranked(self, now_ns: int) -> list[Address]:
+        """Least in flight first; those that just refused last; ties take turns."""
+        addresses = self._addresses
+        self._turn += 1
+        turn = self._turn % len(addresses)
+        rotated = addresses[turn:] + addresses[:turn]
+        return sorted(rotated, key=lambda a: (a.down_until_ns > now_ns, a.in_flight))
+
+    # ------------------------------------------------------------------ names
+
+    def _refresh(self, now_ns: int) -> None:
+        if self._resolving is None:
+            self._resolve_at_ns = now_ns + self.spec.resolve_ns
+            self._resolving = spawn(self._resolve(), f"resolve {self.spec.name}")
+
+    async def _resolve(self) -> None:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM
+            )
+        except OSError as error:
+            # What was known stays in use: a name server's bad minute is not the backend's.
+            self._resolve_at_ns = monotonic_ns() + _RETRY_AFTER_NS
+            log.warning("backend %s: the name %s was not resolved: %s", self.spec.name, self.host, error)
+            return
+        finally:
+            self._resolving = None
+        wanted = dict.fromkeys(str(item[4][0]) for item in found)
+        known = {address.host: address for address in self._addresses}
+        for host, address in known.items():
+            if host not in wanted:
+                address.close()
+        self._addresses = [known.get(host) or Address(self, host, self.port) for host in wanted]
+
+    # ------------------------------------------------------------------ upkeep
+
+    def sweep(self, now_ns: int) -> None:
+        """Close connections that have been idle for too long; called about once a second."""
+        for address in self._addresses:
+            address.sweep(now_ns, self.timeouts.upstream_keepalive_ns)
+
+    def close(self) -> None:
+        """No new requests; idle connections close now, busy ones when their exchange ends."""
+        self.closed = True
+        for address in self._addresses:
+            address.close()
+
+    def now(self) -> BackendNow:
+        """The pool's state for a beat."""
+        return BackendNow(
+            self.spec.name, self.up, self.active, self.idle, self.connecting, len(self._addresses)
+        )
+
+
+def _literal(host: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def _tls_context(spec: BackendSpec) -> ssl.SSLContext:
+    """System CAs, or the backend's own; a client certificate where one is set."""
+    context = ssl.create_default_context(cafile=spec.tls_ca_file)
+    if not spec.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if spec.tls_cert_file is not None:
+        context.load_cert_chain(spec.tls_cert_file, spec.tls_key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
