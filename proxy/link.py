@@ -266,8 +266,8 @@ class Beat(Struct, tag=True):
 
 Up = Hello | FactsBatch | Beat
 
-#: Upper bounds, in nanoseconds, of the delay histograms in a ``Beat``: 16 us doubling to 4.2 s (19 buckets).
-DELAY_BOUNDS_NS: Final = tuple(16_000 << i for i in range(19))
+#: Upper bounds, in nanoseconds, of the delay histograms in a ``Beat``: 2^14 (16 us) doubling to 2^32 (4.3 s).
+DELAY_BOUNDS_NS: Final = tuple(1 << i for i in range(14, 33))
 
 META_TOKENS_BITS: Final = 20
 META_TOKENS_MAX: Final = (1 << META_TOKENS_BITS) - 1

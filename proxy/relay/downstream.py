@@ -1,0 +1,580 @@
+"""What the client's side can do.  The only module that knows uvicorn.
+
+``ClientProtocol`` is uvicorn's ``HttpToolsProtocol`` with the seams mended that ASGI cannot reach: names
+keep their case and the target its bytes; heads are bounded; a silent client does not stay; the request
+that *runs* hears of the disconnect, also when others are pipelined behind it; a chunk is written in the
+callback that brought it, without a coroutine.  Requests that follow on the same connection wait until
+the one before is answered, unparsed where they came in a later read.
+
+One ``Client`` stands for one request and its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from proxy.clock import monotonic_ns, unix_ns
+from proxy.relay.headers import Fields, Framing, tokens
+from proxy.relay.replies import reply
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+#: Bytes of requests that wait behind a running one before reading stops.
+_AHEAD_LIMIT: Final = 64 * 1024
+#: How long, and how much, we read on after an early answer, so that a reset does not overtake it.
+_LINGER_S: Final = 2.0
+_BODYLESS: Final = frozenset((204, 304))
+_SERVES: Final = frozenset((b"1.1", b"1.0"))
+
+
+class Listener(Protocol):
+    """What an exchange hears from its client.  Every call returns at once."""
+
+    def on_client_gone(self) -> None: ...
+    def on_backlog(self, full: bool) -> None: ...
+    def on_upload(self, data: bytes) -> None: ...
+    def on_upload_end(self) -> None: ...
+
+
+class Limits(Protocol):
+    """What the worker tells its client connections; read at each use, so that a new table counts at once."""
+
+    head_limit: int
+    body_limit: int
+    body_room: int  # bytes of request bodies that may still be held
+    stream_buffer: int
+    stream_room: int  # bytes that may still wait for slow clients
+    client_head_s: float
+    client_keepalive_s: float
+    draining: bool
+
+    def refused(self, client: Client, status: int, code: str) -> None: ...
+
+
+class Client:
+    """One request as it came and the answer to it.  ``fields`` are raw; ``body`` holds what has come so far."""
+
+    __slots__ = (
+        "backlog",
+        "body",
+        "body_size",
+        "chunked",
+        "complete",
+        "cycle",
+        "expects_body",
+        "fields",
+        "gone",
+        "keep_alive",
+        "listener",
+        "method",
+        "protocol",
+        "received_ns",
+        "received_unix_ns",
+        "response_done",
+        "started",
+        "streaming",
+        "target",
+        "transport",
+        "unbounded",
+        "upload_chunked",
+        "version",
+        "write",
+    )
+
+    def __init__(self, protocol: ClientProtocol) -> None:
+        self.protocol = protocol
+        self.transport = protocol.transport
+        self.write = protocol.transport.write
+        self.cycle: RequestResponseCycle | None = None
+        self.listener: Listener | None = None
+        self.method = b""
+        self.target = b""
+        self.version = "1.1"
+        self.fields: Fields = []
+        self.body: list[bytes] = []
+        self.body_size = 0
+        self.complete = False  # the whole request has arrived
+        self.streaming = False  # handed over before its body was complete
+        self.upload_chunked = False
+        self.expects_body = False
+        self.gone = False
+        self.keep_alive = True
+        self.started = False
+        self.response_done = False
+        self.chunked = False  # our response's framing
+        self.unbounded = False  # the response ends by closing (HTTP/1.0)
+        self.backlog = 0  # bytes accounted while the client is slow
+        self.received_ns = monotonic_ns()
+        self.received_unix_ns = unix_ns()
+
+    # ------------------------------------------------------------------ the answer
+
+    def start(self, status: int, reason: bytes, fields: Fields, framing: Framing) -> None:
+        """Write the response's head: the upstream's own fields, and of ours only what framing demands."""
+        self.started = True
+        if self.cycle is not None:
+            self.cycle.response_started = True
+        if self.protocol.limits.draining or not self.complete:
+            self.keep_alive = False
+        parts: list[bytes] = [b"HTTP/1.1 %d " % status, reason, b"\r\n"]
+        has_body = self.method != b"HEAD" and status not in _BODYLESS
+        if self.version == "1.0":
+            fields = [f for f in fields if f[0].lower() != b"transfer-encoding"]
+            self.unbounded = has_body and framing.length is None
+        elif has_body and framing.length is None:
+            self.chunked = True
+            if not framing.chunked:
+                parts_te = (b"Transfer-Encoding", b"chunked")
+                fields = [*fields, parts_te]
+        for name, value in fields:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if self.keep_alive else b"Connection: close\r\n\r\n")
+        self.write(b"".join(parts))
+
+    def send(self, data: bytes) -> None:
+        """Write a piece of the body, now.  HOT."""
+        if self.chunked:
+            self.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self.write(data)
+        if self.backlog:
+            self._account(len(data))
+
+    def finish(self) -> None:
+        """The response is complete."""
+        if self.response_done:
+            return
+        if self.chunked and not self.gone:
+            self.write(b"0\r\n\r\n")
+        self._end()
+
+    def cut(self) -> None:
+        """End the response as the upstream's ended: without its end.  What was written is delivered first."""
+        if self.response_done:
+            return
+        self.release_backlog()
+        self.response_done = True
+        self._settle_cycle()
+        if self.unbounded:
+            # A close would look like a clean end here: only a reset tells the truth.
+            self.protocol.reset_when_drained()
+        else:
+            self.transport.close()
+
+    def refuse(self, code: str) -> int:
+        """Answer with an error of ours; returns its status.  Only where nothing was sent yet."""
+        known, fields, body = reply(code)
+        if self.gone or self.started:
+            return known.status
+        if known.status in (400, 408, 417, 431, 501):
+            self.keep_alive = False
+        self.start(known.status, known.reason, fields, Framing(len(body), False))
+        if self.method != b"HEAD":
+            self.write(body)
+        self._end()
+        return known.status
+
+    def _end(self) -> None:
+        self.release_backlog()
+        self.response_done = True
+        if self.cycle is not None:
+            self.cycle.response_complete = True
+        self.protocol.answered(self)
+
+    def _settle_cycle(self) -> None:
+        if self.cycle is not None:
+            self.cycle.response_complete = True
+            self.cycle.disconnected = True
+
+    # ------------------------------------------------------------------ a slow client
+
+    def _account(self, size: int) -> None:
+        """While the transport's buffer is over its mark every byte is counted, here and for the worker."""
+        limits = self.protocol.limits
+        self.backlog += size
+        limits.stream_room -= size
+        if (self.backlog > limits.stream_buffer or limits.stream_room < 0) and self.listener is not None:
+            self.listener.on_backlog(True)
+
+    def slow(self, pending: int) -> None:
+        """The transport's buffer went over its mark with ``pending`` bytes in it."""
+        if not self.backlog:
+            self._account(max(1, pending))
+
+    def flowing(self) -> None:
+        """The transport's buffer has drained."""
+        if self.backlog:
+            self.release_backlog()
+            if self.listener is not None:
+                self.listener.on_backlog(False)
+
+    def release_backlog(self) -> None:
+        """Give what was counted back to the worker's budget."""
+        self.protocol.limits.stream_room += self.backlog
+        self.backlog = 0
+
+    # ------------------------------------------------------------------ the request's body
+
+    def drop_body(self) -> None:
+        """The body was sent on, or is not wanted any more: its bytes go back to the worker's budget."""
+        if self.body:
+            self.protocol.limits.body_room += sum(map(len, self.body))
+            self.body = []
+
+    def pause_upload(self) -> None:
+        """Read no more of the request's body for now."""
+        self.protocol.flow.pause_reading()
+
+    def resume_upload(self) -> None:
+        """Read on."""
+        if not self.gone:
+            self.protocol.flow.resume_reading()
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """The client's address."""
+        return self.protocol.client
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """One client connection; requests are answered one at a time, in order."""
+
+    limits: Limits  # set by ``protocol_class``
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.parsing: Client | None = None  # the request that is arriving
+        self.running: Client | None = None  # the request that is being answered
+        self.waiting: deque[Client] = deque()  # complete requests behind it
+        self._ahead: list[bytes] = []  # bytes behind those, not parsed yet
+        self._ahead_size = 0
+        self._in_head = 0  # bytes of an unfinished head
+        self._head_size = 0
+        self._refused: str | None = None
+        self._discarding = False
+        self._discarded = 0
+        self._upgrade = False
+        self._last_ns = 0
+        self._timing_head = False  # the timer runs against an unfinished request
+        self._reset_at_drain = False
+
+    # ------------------------------------------------------------------ the transport's side
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._last_ns = monotonic_ns()
+        self._arm(self.limits.client_head_s)
+        self._timing_head = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        clients = [c for c in (self.running, *self.waiting, self.parsing) if c is not None]
+        self.running = self.parsing = None
+        self.waiting.clear()
+        self._ahead.clear()
+        for client in dict.fromkeys(clients):
+            client.gone = True
+            client.drop_body()
+            client.release_backlog()
+            if client.cycle is not None:
+                client.cycle.disconnected = True
+            if client.listener is not None:
+                client.listener.on_client_gone()
+        if exc is None:
+            self.transport.close()
+        self.parser = self.cycle = None  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            self._discarded += len(data)
+            if self._discarded > 1024 * 1024:
+                self.transport.close()
+            return
+        running = self.running
+        if running is not None and running.complete:
+            self._ahead.append(data)
+            self._ahead_size += len(data)
+            if self._ahead_size > _AHEAD_LIMIT:
+                self.flow.pause_reading()
+            return
+        self._last_ns = monotonic_ns()
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self.parsing is None:
+            self._in_head += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # decided in on_headers_complete
+        except httptools.HttpParserError:
+            self._refused = self._refused or "bad_request"
+        if self._refused is None and self._in_head > self.limits.head_limit and self.parsing is None:
+            self._refused = "head_too_large"
+        if self._refused is not None:
+            self._refuse(self._refused)
+        elif self.running is None and (self._in_head or self.parsing is not None):
+            if not self._timing_head:
+                self._arm(self.limits.client_head_s)
+                self._timing_head = True
+
+    def eof_received(self) -> None:
+        """A client that closes its side has left (as for other reverse proxies)."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.running is not None:
+            self.running.slow(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reset_at_drain:
+            self.transport.abort()
+        elif self.running is not None:
+            self.running.flowing()
+
+    # ------------------------------------------------------------------ the parser's side
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self._head_size = 0
+        self.expect_100_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        self._head_size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.parsing is None:  # else it is a trailer
+            self._head_size += len(name) + len(value) + 4
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        client = self.parsing = Client(self)
+        self._in_head = 0
+        client.method = self.parser.get_method()
+        client.target = self.url
+        client.version = self.parser.get_http_version()
+        client.fields = self.headers
+        client.keep_alive = client.version == "1.1" and self.parser.should_keep_alive()
+        code = self._check_head(client)
+        if code is None and client.expects_body and self.expect_100_continue:
+            if self.running is None:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if code is not None:
+            self._refused = code
+
+    def _check_head(self, client: Client) -> str | None:
+        """The code of the reply where the head is one that we cannot serve."""
+        if self._head_size > self.limits.head_limit:
+            return "head_too_large"
+        if client.method == b"CONNECT":
+            return "method"
+        if client.version not in _SERVES:
+            return "bad_request"
+        hosts = 0
+        for name, value in client.fields:
+            name = name.lower()
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                client.expects_body = value.strip() != b"0"
+            elif name == b"transfer-encoding":
+                if value.strip().lower() != b"chunked":
+                    return "transfer_coding"
+                if client.version == "1.0":
+                    return "bad_request"  # its framing means different things to different readers
+                client.expects_body = client.upload_chunked = True
+            elif name == b"expect":
+                if value.strip().lower() != b"100-continue":
+                    return "unknown_expectation"
+                self.expect_100_continue = True
+            elif name == b"upgrade" and self.parser.should_upgrade():
+                if b"h2c" not in tokens(value):
+                    return "upgrade"
+                client.keep_alive = False  # declined in silence, as RFC 9110 7.8 allows
+        if hosts > 1 or (hosts == 0 and client.version == "1.1"):
+            return "bad_host"
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        client = self.parsing
+        if client is None or self._refused is not None:
+            return
+        client.body_size += len(body)
+        if client.streaming:
+            if client.listener is not None:
+                client.listener.on_upload(body)
+            return
+        client.body.append(body)
+        limits = self.limits
+        limits.body_room -= len(body)
+        if client.body_size > limits.body_limit or limits.body_room < 0:
+            client.streaming = True
+            self._accept(client)
+
+    def on_message_complete(self) -> None:
+        client, self.parsing = self.parsing, None
+        if client is None or self._refused is not None:
+            return
+        client.complete = True
+        if not client.streaming:
+            self._accept(client)
+        elif client.listener is not None:
+            client.listener.on_upload_end()
+
+    # ------------------------------------------------------------------ one at a time
+
+    def _accept(self, client: Client) -> None:
+        if self.running is None:
+            self._run(client)
+        else:
+            self.waiting.append(client)
+            if client.streaming:
+                self.flow.pause_reading()
+
+    def _run(self, client: Client) -> None:
+        self._unset_keepalive_if_required()
+        self._timing_head = False
+        self.running = client
+        path, _, query = client.target.partition(b"?")
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": client.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "method": client.method.decode("ascii"),
+            "path": path.decode("latin-1"),
+            "raw_path": path,
+            "query_string": query,
+            "headers": client.fields,
+            "extensions": {"legato.client": client},
+        }
+        client.cycle = self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=client.keep_alive,
+            on_response=_nothing,
+        )
+        self._start_asgi_task(client.cycle, self.app)
+
+    def answered(self, client: Client) -> None:
+        """The running request's response is complete: close, or go on with what waits."""
+        client.drop_body()
+        self.running = None
+        if self.transport.is_closing():
+            return
+        if not client.complete:
+            self._linger()
+        elif not client.keep_alive:
+            self.transport.close()
+        elif self.waiting:
+            self.flow.resume_reading()
+            self._run(self.waiting.popleft())
+        else:
+            self._arm(self.limits.client_keepalive_s)
+            if self._ahead:
+                data = b"".join(self._ahead)
+                self._ahead.clear()
+                self._ahead_size = 0
+                self._last_ns = monotonic_ns()
+                self.loop.call_soon(self._resume, data)
+
+    def _resume(self, data: bytes) -> None:
+        self.flow.resume_reading()
+        if self.parser is not None and not self.transport.is_closing():
+            if self.running is not None and self.running.complete:
+                self._ahead.insert(0, data)
+                self._ahead_size += len(data)
+            else:
+                self._parse(data)
+
+    def _refuse(self, code: str) -> None:
+        """Answer a request that cannot be served, after those before it, and close."""
+        client = self.parsing or Client(self)
+        self.parsing = client
+        if self.running is not None or self.waiting:
+            self.transport.close()  # the answers before it are not ours to hurry; what was sent is delivered
+            return
+        status = client.refuse(code)
+        self.limits.refused(client, status, code)
+
+    def _linger(self) -> None:
+        self._discarding = True
+        self.flow.resume_reading()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_S, self.transport.close)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def reset_when_drained(self) -> None:
+        """Reset the connection as soon as what was written is on its way."""
+        if self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
+        else:
+            self._reset_at_drain = True
+            self.transport.set_write_buffer_limits(high=0)
+
+    # ------------------------------------------------------------------ silence
+
+    def _arm(self, seconds: float) -> None:
+        self._unset_keepalive_if_required()
+        if seconds > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for too long: between requests we close; within a body silence counts anew."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing() or self.running is not None:
+            return
+        if self.parsing is not None:
+            left = self.limits.client_head_s - (monotonic_ns() - self._last_ns) / 1e9
+            if left > 0:
+                self._arm(left)
+                return
+        if self.parsing is None and self._in_head == 0:
+            self.transport.close()
+        else:
+            self._refused = "request_timeout"
+            self._refuse("request_timeout")
+
+    def shutdown(self) -> None:
+        """The worker drains: idle connections close, busy ones after their answer."""
+        if self.running is None and self.parsing is None:
+            self.transport.close()
+        elif self.running is not None and not self.running.started:
+            self.running.keep_alive = False
+
+
+def _nothing() -> None:
+    """The cycle's own notion of a finished response is not used."""
+
+
+def protocol_class(limits: Limits) -> type[ClientProtocol]:
+    """A protocol class that knows its worker; uvicorn makes the instances."""
+    return type("LegatoProtocol", (ClientProtocol,), {"limits": limits})

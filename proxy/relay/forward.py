@@ -1,0 +1,105 @@
+"""A client's request as it goes upstream: target, head, body.  Bytes are kept; only framing is ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.relay.headers import Fields, end_to_end
+from proxy.relay.upstream import request_head
+
+if TYPE_CHECKING:
+    from proxy.relay.downstream import Client
+    from proxy.relay.pool import Pool
+    from proxy.relay.worker import Worker
+
+#: ``Expect`` is answered by us, since the body is in our hands when the upstream is asked.
+_EXPECT = frozenset((b"expect",))
+
+
+def target_path(target: bytes) -> str:
+    """The path of a raw target, without its query."""
+    return origin_form(target).partition(b"?")[0].decode("latin-1")
+
+
+def origin_form(target: bytes) -> bytes:
+    """A target as an origin server expects it: the absolute form loses its scheme and authority."""
+    if target[:1] in (b"/", b"*"):
+        return target
+    _, _, rest = target.partition(b"://")
+    slash = rest.find(b"/")
+    if slash < 0:
+        query = rest.find(b"?")
+        return b"/" + rest[query:] if query >= 0 else b"/"
+    return rest[slash:]
+
+
+def upstream_head(client: Client, pool: Pool, worker: Worker) -> bytes:
+    """The request's head for ``pool``'s backend."""
+    fields = end_to_end(client.fields, _EXPECT)
+    if pool.rewrite_host or client.version == "1.0":
+        fields = _with_host(fields, pool)
+    if client.upload_chunked:
+        fields.append((b"Transfer-Encoding", b"chunked"))
+    table = worker.table
+    if table.forwarded_headers:
+        fields = _forwarded(fields, client, worker)
+    if table.request_id_header is not None:
+        fields = worker.with_request_id(client, fields)
+    target = origin_form(client.target)
+    if pool.base and target != b"*":
+        target = pool.base + target
+    return request_head(client.method, target, fields)
+
+
+def upstream_pieces(client: Client) -> list[bytes]:
+    """What has come of the body, framed as it goes on."""
+    if not client.upload_chunked:
+        return client.body
+    pieces: list[bytes] = []
+    for data in client.body:
+        pieces += (b"%x\r\n" % len(data), data, b"\r\n")
+    if client.complete:
+        pieces.append(b"0\r\n\r\n")
+    return pieces
+
+
+def _with_host(fields: Fields, pool: Pool) -> Fields:
+    host = (b"Host", pool.authority)
+    out: Fields = []
+    seen = False
+    for field in fields:
+        if field[0].lower() == b"host":
+            seen = True
+            out.append((field[0], pool.authority) if pool.rewrite_host else field)
+        else:
+            out.append(field)
+    return out if seen else [host, *out]
+
+
+def _forwarded(fields: Fields, client: Client, worker: Worker) -> Fields:
+    """``X-Forwarded-*``: appended to what a trusted proxy sent, in place of what anyone else did."""
+    address = client.peer[0] if client.peer else "unknown"
+    trusted = worker.trusts(address)
+    names = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+    before = {name: b"" for name in names}
+    out: Fields = []
+    host = b""
+    for name, value in fields:
+        lower = name.lower()
+        if lower in before:
+            before[lower] = before[lower] + b", " + value if before[lower] else value
+            continue
+        if lower == b"host":
+            host = value
+        out.append((name, value))
+    chain = address.encode()
+    if trusted and before[b"x-forwarded-for"]:
+        chain = before[b"x-forwarded-for"] + b", " + chain
+    proto = before[b"x-forwarded-proto"] if trusted else b""
+    asked = before[b"x-forwarded-host"] if trusted else b""
+    scheme = (client.protocol.scheme or "http").encode()
+    out.append((b"X-Forwarded-For", chain))
+    out.append((b"X-Forwarded-Proto", proto or scheme))
+    if asked or host:
+        out.append((b"X-Forwarded-Host", asked or host))
+    return out
