@@ -51,7 +51,7 @@ _KEPT_DEADLINES: Final = BOUND_LIMIT - 2  # the lowest and the highest default s
 # ---------------------------------------------------------------- the metrics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One metric.  ``closed`` lists the values of those labels that have a closed list; other labels take
     names from the configuration, or the model.  ``bounds`` are a histogram's default boundaries in ``unit``;
