@@ -1,0 +1,226 @@
+"""The only reader of files and of the environment: file + variables + flags -> one frozen ``Config``.
+
+Precedence: flags over variables over the file over defaults.  Everything that is wrong is reported at once
+(``ConfigErrors``), each problem with its place, its value and the mend.  All times are integer nanoseconds,
+sizes bytes, ratios floats.  Paths of files to read (certificates, tokens) count from the configuration file's
+folder, where it names them; everything else from the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from proxy.settings.checks import cares, findings, take_out_later
+from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
+from proxy.settings.models import Admin, Backend, Config, Match, Route, Slo, Timeouts
+from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
+from proxy.settings.tree import Loc, Tree, read_file
+from proxy.settings.types import Unit, write
+
+__all__ = [
+    "FLAGS",
+    "Admin",
+    "Backend",
+    "Boot",
+    "Config",
+    "ConfigErrors",
+    "ConfigProblem",
+    "Match",
+    "Route",
+    "Slo",
+    "Timeouts",
+    "cares",
+    "default_file",
+    "load",
+    "redacted",
+    "restart_needed",
+    "watched_files",
+]
+
+
+class Boot(TypedDict):
+    """What ``load`` needs to build the same configuration again, in any process: it travels as JSON.
+
+    ``flags``: dotted key (see ``FLAGS``) -> text, or a list of texts.
+    """
+
+    file: str | None
+    flags: dict[str, Any]
+
+
+def default_file() -> str | None:
+    """The file that the variable ``LEGATO_CONFIG`` names, for when no flag does."""
+    return os.environ.get("LEGATO_CONFIG") or None
+
+
+def load(boot: Boot | Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
+    """Read, merge and check everything.  Raises ``ConfigErrors`` with all problems at once."""
+    tree = Tree()
+    path = boot.get("file")
+    if path is not None:
+        read_file(tree, str(path))
+    add_variables(tree, os.environ if environ is None else environ)
+    add_flags(tree, cast("Mapping[str, Any]", boot.get("flags") or {}))
+    take_out_later(tree)
+    complete_slos(tree)
+    config = _validated(tree)
+    if tree.problems:
+        raise ConfigErrors(_in_order(tree.problems))
+    return _with_tokens(config)
+
+
+def _validated(tree: Tree) -> Config:
+    """The configuration of all that is right in the tree; what is wrong becomes problems, as if not given."""
+    try:
+        config = Config.model_validate(tree.data)
+    except ValidationError as error:
+        for found in cast("list[dict[str, Any]]", error.errors(include_url=False)):
+            loc, mend = _problem(tree, found)
+            # What stands under an unknown key may be anything, a secret too: only the key is shown.
+            tree.problem(loc, mend, value=loc[-1] if found["type"] == "extra_forbidden" else None)
+            tree.bad.append(loc)
+        for loc in sorted(tree.bad, key=_list_order, reverse=True):
+            tree.drop(loc)
+        try:
+            config = Config.model_validate(tree.data)
+        except ValidationError:
+            return Config()
+    config = _promises(config)
+    for loc, mend in findings(config, tree):
+        if not any(loc[: len(bad)] == bad or bad[: len(loc)] == loc for bad in tree.bad):
+            tree.problem(loc, mask(mend), value="***" if loc[-1] in ("token", "write_token") else None)
+    return config
+
+
+def _list_order(loc: Loc) -> list[tuple[int, str]]:
+    """Later items of a list come out first, so that the numbers of the others stay true."""
+    return [(step, "") if isinstance(step, int) else (0, step) for step in loc]
+
+
+def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
+    loc = tuple(step for step in found["loc"] if step != "[key]")
+    kind, value = found["type"], found["input"]
+    if kind == "value_error":
+        return loc, mask(str(found["ctx"]["error"]))
+    shown = (
+        mask(repr(value)) if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
+    )
+    if value is None:
+        shown = "nothing"
+    if kind == "extra_forbidden":
+        known = names_at(loc[:-1])
+        meant = suggest(str(loc[-1]), known)
+        if meant and tree.place(loc).startswith("LEGATO_"):
+            meant = variable((*loc[:-1], meant))
+        mend = f": did you mean {meant}?" if meant else f": known are {', '.join(known)}"
+        return loc, f"{str(loc[-1])!r} is no setting" + mend
+    words = {
+        "model_type": f"{shown}: a mapping of settings is needed ({', '.join(names_at(loc))})",
+        "dict_type": f"{shown}: a mapping is needed, name: value",
+        "tuple_type": f"{shown}: a list is needed",
+        "string_type": f"{shown}: a text is needed",
+        "literal_error": f"{shown}: write {found.get('ctx', {}).get('expected', '')}",
+        "int_parsing": f"{shown}: a whole number is needed",
+        "int_type": f"{shown}: a whole number is needed",
+    }
+    default = found["msg"].replace("Input should be", f"{shown}: should be")
+    return loc, words.get(kind, default)
+
+
+def _promises(config: Config) -> Config:
+    """A rule that sets ``e2e`` and nothing about tokens promises the duration only."""
+    told = {"ttft", "tbt", "fluidity"}
+    slos = tuple(
+        slo.model_copy(update={"fluidity": 0.0})
+        if slo.e2e is not None and not told & slo.model_fields_set
+        else slo
+        for slo in config.slos
+    )
+    return config.model_copy(update={"slos": slos})
+
+
+def _with_tokens(config: Config) -> Config:
+    admin = config.admin
+    read = {}
+    for name in ("token", "write_token"):
+        path = getattr(admin, f"{name}_file")
+        if getattr(admin, name) is None and path is not None:
+            with open(path, encoding="utf-8") as file:
+                read[name] = SecretStr(file.read().strip())
+    return config.model_copy(update={"admin": admin.model_copy(update=read)}) if read else config
+
+
+def _in_order(problems: list[ConfigProblem]) -> list[ConfigProblem]:
+    """By file and line, then variables, then flags; the same sentence about one place once."""
+
+    def order(problem: ConfigProblem) -> tuple[int, str, int]:
+        name, _, line = problem.place.rpartition(":")
+        kind = 2 if problem.place.startswith("-") else 1 if problem.place.startswith("LEGATO_") else 0
+        return (kind, name, int(line)) if line.isdigit() else (kind, problem.place, 0)
+
+    return sorted(dict.fromkeys(problems), key=order)
+
+
+def _unit(metadata: list[Any], annotation: Any) -> Unit | None:
+    for item in [*metadata, *getattr(annotation, "__metadata__", ())]:
+        if isinstance(item, Unit):
+            return item
+    for option in getattr(annotation, "__args__", ()):
+        if (unit := _unit([], option)) is not None:
+            return unit
+    return None
+
+
+def unit_of(model: type[BaseModel], name: str) -> Unit | None:
+    """How a field's value is written, ``None`` where it is plain."""
+    field = model.model_fields[name]
+    return _unit(list(field.metadata), field.annotation)
+
+
+def as_written(model: BaseModel) -> dict[str, Any]:
+    """The settings the way people write them (``500ms``, ``64MiB``, ``off``); secrets as ``***``."""
+
+    def inner(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return as_written(value)
+        if isinstance(value, SecretStr):
+            return "***"
+        if isinstance(value, dict):
+            return {name: inner(part) for name, part in value.items()}
+        return [inner(part) for part in value] if isinstance(value, tuple) else value
+
+    return {
+        name: inner(write(getattr(model, name), unit_of(type(model), name)))
+        for name in type(model).model_fields
+    }
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """The whole configuration in force, for people to read: no secret, no credentials in a URL."""
+    out = as_written(config)
+    for backend in out["backends"].values():
+        backend["url"] = mask(backend["url"])
+    return out
+
+
+def restart_needed(old: Config, new: Config) -> list[str]:
+    """The settings whose change a reload cannot carry out: their names, empty if there are none."""
+    out = [name for name in ("listen", "workers") if getattr(old, name) != getattr(new, name)]
+    if old.admin.listen != new.admin.listen:
+        out.append("admin.listen")
+    if (old.tls.cert_file is None) != (new.tls.cert_file is None):
+        out.append("tls (on or off)")
+    return out
+
+
+def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, ...]:
+    """Every file that a reload reads: the configuration, certificates, tokens."""
+    files = [boot.get("file"), config.tls.cert_file, config.tls.key_file]
+    files += [config.admin.token_file, config.admin.write_token_file]
+    for backend in config.backends.values():
+        files += [backend.tls.ca_file, backend.tls.cert_file, backend.tls.key_file]
+    return tuple(dict.fromkeys(str(file) for file in files if file))

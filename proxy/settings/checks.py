@@ -1,0 +1,288 @@
+"""What single values cannot show: settings that do not go together, files that are not there."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls, Match
+from proxy.settings.problems import suggest
+from proxy.settings.tree import Loc, Tree
+from proxy.settings.types import SECRET_HEADERS
+from proxy.units import parse_address
+
+Finding = tuple[Loc, str]
+_LATER = "not in this version yet: leave it out"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def take_out_later(tree: Tree) -> None:
+    """Name what belongs to a later version, and take it out of the tree."""
+    for name, what in NOT_YET.items():
+        if name in tree.data:
+            tree.problem((name,), f"{what} is {_LATER}", value="")
+            tree.data.pop(name)
+    _take_out(tree, "routes", "sticky", f"sticky sessions are {_LATER}")
+    slos = tree.data.get("slos")
+    for index, slo in enumerate(slos if isinstance(slos, list) else []):
+        ttft = slo.get("ttft") if isinstance(slo, dict) else None
+        if isinstance(ttft, dict) and "learned" in ttft:
+            mend = (
+                "a learned curve is not in this version yet: write a table, for example {0: 500ms, 8000: 2s}"
+            )
+            tree.problem(("slos", index, "ttft"), mend, value="learned")
+            slo.pop("ttft")
+
+
+def _take_out(tree: Tree, rules: str, name: str, mend: str) -> None:
+    held = tree.data.get(rules)
+    for index, rule in enumerate(held if isinstance(held, list) else []):
+        if isinstance(rule, dict) and name in rule:
+            tree.problem((rules, index, name), mend, value="")
+            rule.pop(name)
+
+
+def findings(config: Config, tree: Tree) -> Iterator[Finding]:
+    """Everything that does not go together; ``tree`` knows which backends were named, even badly."""
+    yield from _backends(config, tree)
+    yield from _routes(config, tree)
+    yield from _slos(config, tree)
+    yield from _listeners(config)
+    yield from _headers(config)
+    yield from _listen_tls(config.tls)
+    for name in ("token_file", "write_token_file"):
+        if (path := getattr(config.admin, name)) is not None:
+            yield from _readable(("admin", name), path)
+    for name in ("token", "write_token"):
+        if not tree.place(("admin", name)).startswith("LEGATO_") and ("admin", name) in tree.places:
+            yield (
+                ("admin", name),
+                f"a secret does not belong here: put it into a file and name that with {name}_file",
+            )
+
+
+def _backends(config: Config, tree: Tree) -> Iterator[Finding]:
+    if not config.backends and not tree.data.get("backends"):
+        yield (
+            ("backends",),
+            "no server to forward to: give --upstream http://127.0.0.1:8000, or backends in a file",
+        )
+    for name, backend in config.backends.items():
+        loc: Loc = ("backends", name)
+        if not backend.url and not backend.uds:
+            yield (*loc, "url"), "an address is needed: url: http://host:port, or uds: /path/of/a/socket"
+        if backend.uds is not None and not 0 < len(backend.uds.encode()) <= 107:
+            yield (*loc, "uds"), f"{backend.uds!r}: a socket's path has 1 to 107 bytes"
+        if (own := _own_address(backend, config)) is not None:
+            mend = f"{backend.url!r} is this proxy's own address ({own}): requests would go round for ever"
+            yield (*loc, "url"), mend + ", write the server's"
+        yield from _backend_tls((*loc, "tls"), backend)
+
+
+def _own_address(backend: Backend, config: Config) -> str | None:
+    if backend.uds is not None:
+        return f"unix:{backend.uds}" if f"unix:{backend.uds}" in config.listen else None
+    parts = urlsplit(backend.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    for text in config.listen:
+        if not text.startswith("unix:"):
+            own = parse_address(text)
+            local = parts.hostname in _LOCAL and (own.host in _LOCAL or _is_any(own.host))
+            if own.port == port and (local or parts.hostname == own.host):
+                return text
+    return None
+
+
+def _is_any(host: str) -> bool:
+    return host in ("", "*", "0.0.0.0", "::")
+
+
+def _backend_tls(loc: Loc, backend: Backend) -> Iterator[Finding]:
+    tls = backend.tls
+    if backend.url.startswith("http://") and tls != BackendTls():
+        yield loc, f"TLS settings, but {backend.url!r} is not https: write https:// or leave tls out"
+    if not tls.verify and tls.ca_file is not None:
+        yield (*loc, "ca_file"), "a CA to trust, but verify is off: leave one of them out"
+    if tls.ca_file is not None:
+        yield from _authority((*loc, "ca_file"), tls.ca_file)
+    yield from _pair(loc, tls.cert_file, tls.key_file, server=False)
+
+
+def _listen_tls(tls: ListenTls) -> Iterator[Finding]:
+    yield from _pair(("tls",), tls.cert_file, tls.key_file, server=True)
+
+
+def _pair(loc: Loc, cert: str | None, key: str | None, *, server: bool) -> Iterator[Finding]:
+    if cert is None and key is None:
+        return
+    if cert is None or key is None:
+        has, needs = ("cert_file", "key_file") if key is None else ("key_file", "cert_file")
+        yield (*loc, has), f"{has} without {needs}: give both"
+        return
+    missing = [*_readable((*loc, "cert_file"), cert), *_readable((*loc, "key_file"), key)]
+    yield from missing
+    if missing:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            yield (
+                (*loc, "key_file"),
+                f"{key!r} is not the key of the certificate {cert!r}: give the two that belong together",
+            )
+        else:
+            yield (
+                (*loc, "cert_file"),
+                f"{cert!r} with {key!r} is no PEM pair ({error.reason}): the key without a passphrase",
+            )
+
+
+def _authority(loc: Loc, path: str) -> Iterator[Finding]:
+    missing = list(_readable(loc, path))
+    yield from missing
+    if not missing:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except ssl.SSLError as error:
+            yield loc, f"{path!r} holds no PEM certificates ({error.reason})"
+
+
+def _readable(loc: Loc, path: str) -> Iterator[Finding]:
+    try:
+        with open(path, "rb") as file:
+            if not file.read(1):
+                yield loc, f"{path!r} is empty"
+    except OSError as error:
+        yield loc, f"{path!r} cannot be read: {error.strerror}"
+
+
+def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
+    raw = tree.data.get("backends")
+    known = {*config.backends, *(raw if isinstance(raw, dict) else ())}
+    for index, route in enumerate(config.routes):
+        loc: Loc = ("routes", index)
+        if (route.backend is None) == (route.split is None):
+            yield loc, "a route has either backend: NAME or split: {NAME: 100}"
+        for name in [route.backend] if route.backend else list(route.split or {}):
+            if name not in known:
+                meant = suggest(name, known)
+                mend = (
+                    f": did you mean {meant!r}?"
+                    if meant
+                    else f": known are {', '.join(sorted(known)) or 'none'}"
+                )
+                yield (*loc, "backend" if route.backend else "split"), f"{name!r} is no backend" + mend
+        if route.split is not None:
+            weights = route.split.values()
+            if any(weight < 0 for weight in weights) or sum(weights) != 100:
+                yield (*loc, "split"), f"weights are percent and add up to 100, these to {sum(weights)}"
+            elif sum(weight > 0 for weight in weights) > 1:
+                yield (*loc, "split"), f"weights over several backends are {_LATER}, or give one of them 100"
+    yield from _unreached(
+        tree, "routes", [(route.match, f"route {index}") for index, route in enumerate(config.routes)]
+    )
+
+
+def _slos(config: Config, tree: Tree) -> Iterator[Finding]:
+    names: list[str] = []
+    for index, slo in enumerate(config.slos):
+        loc: Loc = ("slos", index)
+        if not slo.name:
+            yield (*loc, "name"), "a name is needed, for example name: chat"
+        elif slo.name in names:
+            yield (*loc, "name"), f"{slo.name!r} is the name of another SLO too: choose one of its own"
+        names.append(slo.name)
+        if not 0 < slo.objective < 1:
+            mend = "an objective lies between 0% and 100% (no bad request at all): write 99.9%"
+            yield (*loc, "objective"), mend
+    yield from _unreached(tree, "slos", [(slo.match, f"SLO {slo.name!r}") for slo in config.slos])
+
+
+def _unreached(tree: Tree, rules: str, matches: list[tuple[Match, str]]) -> Iterator[Finding]:
+    sound = [not any(bad[:3] == (rules, index, "match") for bad in tree.bad) for index in range(len(matches))]
+    for index, (match, _) in enumerate(matches):
+        for (before, name), known in zip(matches[:index], sound, strict=False):
+            if not (known and sound[index]):
+                continue
+            if before.everything or before == match:
+                yield (
+                    (rules, index, "match"),
+                    f"is never reached: {name} before it matches all of it; put this one first",
+                )
+                break
+
+
+def _listeners(config: Config) -> Iterator[Finding]:
+    taken: list[tuple[str, Loc]] = []
+    for text, loc in [
+        *((text, ("listen",)) for text in config.listen),
+        (config.admin.listen, ("admin", "listen")),
+    ]:
+        for other, _ in taken:
+            if _clash(text, other):
+                yield loc, f"{text!r} and {other!r} are one address: choose another port"
+        taken.append((text, loc))
+
+
+def _clash(one: str, other: str) -> bool:
+    if one.startswith("unix:") or other.startswith("unix:"):
+        return one == other
+    first, second = parse_address(one), parse_address(other)
+    if first.port != second.port or first.port == 0:
+        return False
+    return first.host == second.host or _is_any(first.host) or _is_any(second.host)
+
+
+def _headers(config: Config) -> Iterator[Finding]:
+    for tag, header in config.record_headers.items():
+        if header in SECRET_HEADERS:
+            yield (
+                ("record_headers", tag),
+                f"{header!r} carries a secret, and those are never recorded: leave it out",
+            )
+
+
+def cares(config: Config) -> list[str]:
+    """What is allowed and still deserves a look, one sentence each (for ``legato check``)."""
+    out = []
+    admin = config.admin
+    if admin.token is None and not _loopback(admin.listen):
+        out.append(f"admin listens on {admin.listen} without a token: only loopback is served the API")
+    if admin.token is None and admin.write_token is not None:
+        out.append("admin has a token for changes but none for reading: loopback reads without one")
+    for name, backend in config.backends.items():
+        if not backend.tls.verify:
+            out.append(f"backend {name}: certificates are not checked")
+    if config.timeouts.upstream_keepalive > 5_000_000_000:
+        out.append(
+            "timeouts.upstream_keepalive is over 5s: servers on uvicorn (vLLM) close idle ones after 5 s"
+        )
+    unused = set(config.backends) - {route.target for route in config.routes}
+    if config.routes and not any(route.match.everything for route in config.routes):
+        first = next(iter(config.backends))
+        out.append(f"no route matches everything: what matches none goes to the first backend, {first}")
+        unused.discard(first)
+    elif not config.routes:
+        unused = set(list(config.backends)[1:])
+    out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
+    cpus = os.cpu_count() or 1
+    if config.workers > 1 and config.workers > cpus:
+        out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")
+    if not config.measure:
+        out.append("measure is off: streams are forwarded, not scored")
+    return out
+
+
+def _loopback(listen: str) -> bool:
+    if listen.startswith("unix:"):
+        return True
+    host = parse_address(listen).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,266 @@
+"""The kinds of values that settings have: each reads the text a person writes, or takes the plain value.
+
+Durations become integer nanoseconds, sizes bytes, ratios floats; ``Unit`` in a field's metadata says which,
+so that the reference and ``/api/config`` can write values back the way people do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+from proxy.units import format_duration, parse_address, parse_duration, parse_ratio, parse_size
+
+OFF = ("off", "false", "no")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_UNIX_MAX = 107  # bytes of a socket's path that the kernel takes
+#: Header names that carry a secret as a rule: they are never written anywhere.
+SECRET_HEADERS = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+        "x-goog-api-key",
+        "x-auth-token",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How a plain value is written: a duration, size, ratio, ttft, switch, log or text."""
+
+    kind: str
+    off: bool = False  # 0 is written "off"
+    hint: str = ""  # for the reference: what one may write
+
+
+def _is_off(value: Any) -> bool:
+    return value is False or (isinstance(value, str) and value.strip().lower() in OFF)
+
+
+def _duration(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _off_duration(value: Any) -> Any:
+    return 0 if _is_off(value) else _duration(value)
+
+
+def _positive_duration(value: Any) -> Any:
+    ns = _duration(value)
+    if isinstance(ns, int) and ns <= 0:
+        raise ValueError(f"{value!r}: must be longer than 0, for example 50ms")
+    return ns
+
+
+def _size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _ratio(value: Any) -> Any:
+    return parse_ratio(value) if isinstance(value, str | int | float) else value
+
+
+def _switch(value: Any) -> Any:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in OFF:
+            return False
+        if word in ("on", "true", "yes"):
+            return True
+        raise ValueError(f"{value!r}: write on or off")
+    return value
+
+
+def _log(value: Any) -> Any:
+    if value is None or _is_off(value):
+        return None
+    if isinstance(value, str) and value.lower() in ("on", "true", "yes", ""):
+        raise ValueError(f"{value!r}: write off, - (standard output) or the path of a file")
+    return value
+
+
+def _log_file(value: Any) -> Any:
+    if value == "-":
+        raise ValueError("'-': a trace log goes to a file, it is rotated by size: write a path, or off")
+    return _log(value)
+
+
+def _texts(value: Any) -> Any:
+    """One text, several with commas (as a variable holds them), or a list."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def listen_address(value: str) -> str:
+    """``host:port`` in its normal form, or ``unix:/path``; ``ValueError`` with the mend."""
+    text = value.strip()
+    if text.startswith("unix:"):
+        path = text[5:]
+        if not path.startswith("/"):
+            raise ValueError(f"{value!r}: write the socket's whole path, for example unix:/run/legato.sock")
+        if len(path.encode()) > _UNIX_MAX:
+            raise ValueError(
+                f"{value!r}: a socket's path has at most {_UNIX_MAX} bytes: choose a shorter one"
+            )
+        return text
+    if "://" in text:
+        raise ValueError(f"{value!r}: write host:port without a scheme, for example {text.split('://')[1]}")
+    return str(parse_address(text))
+
+
+def _listens(value: Any) -> Any:
+    texts = _texts(value)
+    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+        if not texts:
+            raise ValueError("an address is needed, for example 127.0.0.1:8080")
+        return tuple(listen_address(text) for text in texts)
+    return texts
+
+
+def _listen(value: Any) -> Any:
+    return listen_address(value) if isinstance(value, str) else value
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r}: a name has letters, digits, '.', '_' or '-', at most 63, for example chat"
+        )
+    return value
+
+
+def _header(value: Any) -> Any:
+    if value is None or _is_off(value):
+        return None
+    if isinstance(value, str) and not _TOKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is not a header's name: write for example x-request-id")
+    return value.lower() if isinstance(value, str) else value
+
+
+def _glob(value: Any) -> Any:
+    if isinstance(value, str) and not value.startswith(("/", "*")):
+        raise ValueError(f"{value!r}: a path begins with '/', write for example /{value}")
+    return value
+
+
+def _network(value: Any) -> Any:
+    try:
+        return str(ipaddress.ip_network(value, strict=False)) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"{value!r} is no address or network: write for example 10.0.0.0/8") from None
+
+
+def _url(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    url = value.strip()
+    if not url.startswith(("http://", "https://")):
+        rest = url.split("://", 1)[-1]
+        raise ValueError(f"{value!r}: a URL begins with http:// or https://, write for example http://{rest}")
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{value!r}: the port is a number from 1 to 65535") from None
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"{value!r}: credentials in a URL are not sent; clients send their own: write it without"
+        )
+    if not parts.hostname or port == 0 or re.search(r"\s", url):
+        raise ValueError(f"{value!r}: host and port are needed, for example http://127.0.0.1:8000")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{value!r}: a base URL has no '?' or '#': write {url.split('?')[0].split('#')[0]}")
+    return url.rstrip("/")
+
+
+def _ttft(value: Any) -> Any:
+    """A constant or a table by prompt tokens -> ``((prompt_tokens, ns), ...)``, sorted."""
+    if isinstance(value, str):
+        return ((0, _positive_duration(value)),)
+    if not isinstance(value, dict):
+        return value
+    points: dict[int, int] = {}
+    for key, text in value.items():
+        if not str(key).isascii() or not str(key).isdigit():
+            raise ValueError(
+                f"{key!r}: prompt tokens are a whole number, write for example {{0: 500ms, 8000: 2s}}"
+            )
+        tokens = int(key)
+        if tokens in points:
+            raise ValueError(f"{tokens} prompt tokens stand twice in the table: keep one of them")
+        if not isinstance(text, str | int):
+            raise ValueError(f"{text!r}: a duration is needed, for example {{0: 500ms, 8000: 2s}}")
+        points[tokens] = _positive_duration(text)
+    if not points:
+        raise ValueError("the table is empty: write for example {0: 500ms, 8000: 2s}")
+    return tuple(sorted(points.items()))
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Unit("duration", hint="duration")]
+OffDuration = Annotated[int, BeforeValidator(_off_duration), Unit("duration", True, "duration or off")]
+PositiveDuration = Annotated[int, BeforeValidator(_positive_duration), Unit("duration", hint="duration")]
+Size = Annotated[int, BeforeValidator(_size), Unit("size", hint="size")]
+Ratio = Annotated[float, BeforeValidator(_ratio), Unit("ratio", hint="ratio")]
+Switch = Annotated[bool, BeforeValidator(_switch), Unit("switch", hint="on or off")]
+Log = Annotated[str | None, BeforeValidator(_log), Unit("log", True, "off, - or path")]
+LogFile = Annotated[str | None, BeforeValidator(_log_file), Unit("log", True, "off or path")]
+Listen = Annotated[str, BeforeValidator(_listen), Unit("text", hint="host:port or unix:/path")]
+Listens = Annotated[
+    tuple[str, ...], BeforeValidator(_listens), Unit("text", hint="host:port or unix:/path, or a list")
+]
+Name = Annotated[str, BeforeValidator(_name), Unit("text", hint="name")]
+Header = Annotated[str | None, BeforeValidator(_header), Unit("log", True, "header name or off")]
+HeaderName = Annotated[str, BeforeValidator(_header), Unit("text", hint="header name")]
+Glob = Annotated[str, BeforeValidator(_glob), Unit("text", hint="path glob")]
+Globs = Annotated[tuple[Glob, ...], BeforeValidator(_texts), Unit("text", hint="list of path globs")]
+Networks = Annotated[
+    tuple[Annotated[str, BeforeValidator(_network)], ...],
+    BeforeValidator(_texts),
+    Unit("text", hint="list of networks"),
+]
+Url = Annotated[str, BeforeValidator(_url), Unit("text", hint="http(s)://host[:port][/base]")]
+Ttft = Annotated[
+    tuple[tuple[int, int], ...],
+    BeforeValidator(_ttft),
+    Unit("ttft", hint="duration, or table by prompt tokens"),
+]
+
+
+def format_size(size: int) -> str:
+    """Bytes as ``parse_size`` reads them back exactly: ``67108864`` -> ``64MiB``."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale and size % scale == 0:
+            return f"{size // scale}{unit}"
+    return f"{size}B"
+
+
+def _format_ttft(points: tuple[tuple[int, int], ...]) -> Any:
+    if len(points) == 1:
+        return format_duration(points[0][1])
+    return {tokens: format_duration(ns) for tokens, ns in points}
+
+
+def write(value: Any, unit: Unit | None) -> Any:
+    """A plain value the way people write it (``500ms``, ``64MiB``, ``off``); what has no unit as it is."""
+    if unit is None or value is None:
+        return "off" if unit is not None and unit.off else value
+    if unit.kind == "duration":
+        return "off" if unit.off and value == 0 else format_duration(value)
+    if unit.kind == "size":
+        return format_size(value)
+    if unit.kind == "ratio":
+        return f"{value * 100:.10g}%"
+    if unit.kind == "switch":
+        return "on" if value else "off"
+    return _format_ttft(value) if unit.kind == "ttft" else value

@@ -1,0 +1,81 @@
+"""What data workers need of the configuration, as one message of the link."""
+
+from __future__ import annotations
+
+from proxy import link
+from proxy.config import Backend, Config, Match, Slo
+
+
+def build_table(config: Config, version: int) -> link.Table:
+    """``Config`` -> ``link.Table``; ``version`` counts up with every reload."""
+    return link.Table(
+        version=version,
+        backends=tuple(_backend(name, backend) for name, backend in config.backends.items()),
+        routes=tuple(link.RouteSpec(_match(route.match), route.target) for route in config.routes),
+        slos=tuple(_slo(slo) for slo in config.slos),
+        timeouts=_timeouts(config),
+        exclude=config.exclude,
+        record_headers=dict(config.record_headers),
+        trusted_proxies=config.trusted_proxies,
+        forwarded_headers=config.forwarded_headers,
+        request_id_header=config.request_id.header,
+        body_limit=config.body.limit,
+        body_budget=config.body.budget,
+        stream_buffer=config.stream.buffer,
+        stream_budget=config.stream.budget,
+        head_limit=config.head_limit,
+        bytes_per_token=config.bytes_per_token,
+        measure=config.measure,
+        arrivals_cap=config.arrivals_cap,
+        tls_cert_file=config.tls.cert_file,
+        tls_key_file=config.tls.key_file,
+    )
+
+
+def _backend(name: str, backend: Backend) -> link.BackendSpec:
+    tls = backend.tls
+    return link.BackendSpec(
+        name=name,
+        url=backend.url or "http://localhost",  # over a Unix socket it only names the host
+        uds=backend.uds,
+        resolve_ns=backend.resolve,
+        max_connections=backend.max_connections,
+        max_age_ns=backend.max_age,
+        transport=backend.transport,
+        host=backend.host,
+        tls_verify=tls.verify,
+        tls_ca_file=tls.ca_file,
+        tls_cert_file=tls.cert_file,
+        tls_key_file=tls.key_file,
+        tls_server_name=tls.server_name,
+    )
+
+
+def _match(match: Match) -> link.Match:
+    return link.Match(path=match.path, model=match.model, header=dict(match.header))
+
+
+def _slo(slo: Slo) -> link.SloSpec:
+    return link.SloSpec(
+        name=slo.name,
+        match=_match(slo.match),
+        ttft_points=slo.ttft,
+        tbt_ns=slo.tbt,
+        target=slo.fluidity,
+        objective=slo.objective,
+        e2e_ns=slo.e2e,
+    )
+
+
+def _timeouts(config: Config) -> link.Timeouts:
+    held = config.timeouts
+    return link.Timeouts(
+        connect_ns=held.connect,
+        first_byte_ns=held.first_byte,
+        idle_ns=held.idle,
+        upstream_keepalive_ns=held.upstream_keepalive,
+        client_keepalive_ns=held.client_keepalive,
+        client_head_ns=held.client_head,
+        drain_delay_ns=held.drain_delay,
+        drain_ns=held.drain,
+    )
