@@ -1,0 +1,75 @@
+"""``python -m deploy.bench``: what Legato costs, beside no proxy, itself and other proxies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.bench.figures import Results
+from deploy.bench.loads import Load, chosen
+from deploy.bench.processes import Cores
+from deploy.bench.programs import BenchError, build
+from deploy.bench.report import machine, show, write
+from deploy.bench.rounds import Bench, run_folder, run_rounds
+from deploy.bench.targets import Target, available
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 2 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and only the main loads")
+    parser.add_argument("--only", help="loads, comma-separated; see deploy/bench/README.md")
+    parser.add_argument("--targets", help="targets, comma-separated (all that are installed)")
+    parser.add_argument("--out", type=Path, default=Path("bench-results.json"), help="where the JSON goes")
+    return parser.parse_args(arguments)
+
+
+def choose_targets(only: str | None) -> list[Target]:
+    """Targets by name; ``ValueError`` names the unknown ones."""
+    have = available()
+    wanted = [name.strip() for name in only.split(",")] if only else [target.name for target in have]
+    unknown = sorted(set(wanted) - {target.name for target in have})
+    if unknown:
+        names = ", ".join(target.name for target in have)
+        raise ValueError(f"unknown target {', '.join(map(repr, unknown))}; here there are: {names}")
+    return [target for target in have if target.name in wanted]
+
+
+def run(given: argparse.Namespace, loads: list[Load], targets: list[Target], console: Console) -> Results:
+    """Build, measure, and show progress."""
+    rounds = given.rounds or (2 if given.quick else 5)
+    rows = []
+    with run_folder() as folder:
+        bench = Bench(build(folder), Cores.choose(), folder)
+        with console.status("starting") as status:
+            try:
+                for row in run_rounds(bench, targets, loads, rounds, lambda text: status.update(text)):
+                    rows.append(row)
+            except KeyboardInterrupt:
+                console.print("interrupted: what was measured so far follows", style="yellow")
+    return Results(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0; 1 when a stream was lost or broken anywhere; 2 when it could not run."""
+    given = parse(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    try:
+        loads, targets = chosen(given.only, given.quick), choose_targets(given.targets)
+        results = run(given, loads, targets, console)
+    except (BenchError, ValueError) as error:
+        Console(stderr=True).print(f"bench: {error}", style="red", markup=False, highlight=False)
+        return 2
+    where = machine(Cores.choose())
+    show(console, results, where)
+    write(given.out, results, where, loads)
+    console.print(f"written: {given.out}")
+    return 1 if results.faults() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The loads: what is asked of each target, and which figures it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load.  ``arguments`` go to the load client; ``{events}`` and ``{upstream}`` are filled in."""
+
+    name: str
+    about: str
+    mode: str  # "stream" | "requests"
+    arguments: str
+    scraped: bool = False  # /metrics is read once a second meanwhile: targets with an admin listener only
+    tls: str | None = None  # "off" | "on": by the Python client, targets that speak TLS only
+    targets: tuple[str, ...] | None = None  # only these
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "request" if self.mode == "requests" else "chunk"
+
+
+SATURATED = (
+    "--connections 64 --events {events} --delay-us 0 --spread-ms 0 --seconds 30 --lockstep {upstream} --busy"
+)
+PACED = "--connections 50 --events 200 --interval-us 20000 --spread-ms 1020 --seconds 20"
+
+LOADS = (
+    Load("requests", "small requests on 32 connections", "requests", "--connections 32 --seconds 2.5"),
+    Load("paced", "50 streams, a 250-byte event each 20 ms", "stream", PACED),
+    Load(
+        "wide",
+        "300 streams, an event each 50 ms",
+        "stream",
+        "--connections 300 --events 100 --interval-us 50000 --spread-ms 1051 --seconds 20",
+    ),
+    Load("saturated", "64 streams in lockstep: one event per read, no gathering", "stream", SATURATED),
+    Load(
+        "memory",
+        "1,000 streams, an event each second",
+        "stream",
+        "--connections 1000 --events 8 --interval-us 1000000 --spread-ms 2000 --seconds 40",
+    ),
+    Load("paced, scraped", "as paced, /metrics read each second", "stream", PACED, scraped=True),
+    Load("saturated, scraped", "as saturated, /metrics read each second", "stream", SATURATED, scraped=True),
+    Load(
+        "bodies 100 KB",
+        "requests with 100 KB of body on 8 connections",
+        "requests",
+        "--connections 8 --seconds 2 --body-bytes 100000",
+    ),
+    Load(
+        "bodies 10 MB",
+        "requests with 10 MB of body on 2 connections",
+        "requests",
+        "--connections 2 --seconds 2 --body-bytes 10000000",
+    ),
+    Load("tls off", "as saturated, 16 streams, by the Python client", "stream", "{events}", tls="off"),
+    Load("tls on", "the same over TLS on the listener", "stream", "{events}", tls="on"),
+)
+
+QUICK = ("requests", "paced", "saturated")
+
+
+def chosen(only: str | None, quick: bool) -> list[Load]:
+    """Loads by name; ``ValueError`` names the unknown ones and lists what there is."""
+    names = [load.name for load in LOADS]
+    if only is None:
+        return [load for load in LOADS if not quick or load.name in QUICK]
+    wanted = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ValueError(f"unknown load {', '.join(map(repr, unknown))}; there are: {', '.join(names)}")
+    return [load for load in LOADS if load.name in wanted]
