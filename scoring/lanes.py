@@ -1,0 +1,145 @@
+"""Traces as arrays: the choices of a request, the intervals that were not the server's doing, and lanes.
+
+A *lane* is one choice over its events, with what each gap before an event overlaps.  A censored end is one
+more event, of no tokens, at the moment of the cut.  Times are integer nanoseconds since t = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scoring.score import Reason
+
+Int64s = npt.NDArray[np.int64]
+Int8s = npt.NDArray[np.int8]
+
+#: What a code of ``Lane.known`` stands for.
+REASONS: tuple[Reason | None, ...] = (None, "client_blocked", "suspect")
+BLOCKED, SUSPECT = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One sequence of tokens: ``at_ns[i]`` is the arrival of event i, ``tokens[i]`` what it carried.
+
+    Both int64, of equal length; events without tokens are ignored.  ``finished``: its finish reason was
+    seen, so that no token was due from it when a censored request was cut.
+    """
+
+    at_ns: Int64s
+    tokens: Int64s
+    finished: bool = False
+
+    @classmethod
+    def of(cls, events: Iterable[tuple[int, int]], finished: bool = False) -> Choice:
+        """From pairs (at_ns, tokens)."""
+        pairs = np.array(list(events), dtype=np.int64).reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1], finished)
+
+
+class Excluded(NamedTuple):
+    """An interval [from_ns, to_ns) in which lateness was not the server's.
+
+    ``client_blocked``: reading was paused; every stall whose gap overlaps it is taken out.  ``suspect``: our
+    own event loop was late; a stall is taken out where this explains it, that is, where the gap's overlap
+    with such intervals is at least as long as the token was late.
+    """
+
+    from_ns: int
+    to_ns: int
+    reason: Reason
+
+
+class Mark(NamedTuple):
+    """A stall that was found not to be the server's, by the start of its gap (``Stall.at_ns``).
+
+    ``choice`` ``None``: whichever choice has a gap that starts there.
+    """
+
+    at_ns: int
+    reason: Reason
+    choice: int | None = None
+
+
+class Lane(NamedTuple):
+    """One choice over its events; the last may be the cut (``cut``), which carries no token."""
+
+    choice: int
+    at: Int64s
+    before: Int64s  # tokens of the lane before the event
+    start: Int64s  # start of the gap that the event ends
+    tokens: int
+    cut: bool
+    known: Int8s | None  # code of the reason by which a late event is taken out in any case
+    lag: Int64s | None  # time of the gap that our own lateness covers
+
+
+def lanes_of(
+    choices: Sequence[Choice], cut_ns: int | None, excluded: Sequence[Excluded], marks: Sequence[Mark]
+) -> list[Lane]:
+    blocked = _Cover([span for span in excluded if span.reason == "client_blocked"])
+    suspect = _Cover([span for span in excluded if span.reason == "suspect"])
+    lanes = []
+    for index, choice in enumerate(choices):
+        at, tokens = choice.at_ns, choice.tokens
+        if len(tokens) and int(tokens.min()) <= 0:
+            at, tokens = at[tokens > 0], tokens[tokens > 0]
+        cut = False
+        if cut_ns is not None and not choice.finished:
+            cut = True
+            at, tokens = np.append(at, cut_ns), np.append(tokens, 0)
+        after = np.cumsum(tokens, dtype=np.int64)
+        start = np.zeros_like(at)
+        start[1:] = at[:-1]
+        known = _known(index, start, at, blocked, marks)
+        lag = suspect.overlap(start, at) if suspect else None
+        total = int(after[-1]) if len(after) else 0
+        lanes.append(Lane(index, at, after - tokens, start, total, cut, known, lag))
+    return lanes
+
+
+def _known(index: int, start: Int64s, at: Int64s, blocked: _Cover, marks: Sequence[Mark]) -> Int8s | None:
+    if not blocked and not marks:
+        return None
+    known = np.zeros(len(at), dtype=np.int8)
+    for mark in marks:
+        if mark.choice is None or mark.choice == index:
+            known[start == mark.at_ns] = REASONS.index(mark.reason)
+    if blocked:
+        known[blocked.overlap(start, at) > 0] = BLOCKED
+    return known
+
+
+class _Cover:
+    """The union of intervals; false where it is empty."""
+
+    def __init__(self, spans: Iterable[Excluded]) -> None:
+        merged: list[list[int]] = []
+        for low, high, _ in sorted(span for span in spans if span.to_ns > span.from_ns):
+            if merged and low <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], high)
+            else:
+                merged.append([low, high])
+        pairs = np.array(merged, dtype=np.int64).reshape(-1, 2)
+        self.low, self.high = pairs[:, 0], pairs[:, 1]
+        self.until = np.concatenate(([0], np.cumsum(self.high - self.low)))
+
+    def __bool__(self) -> bool:
+        return len(self.low) > 0
+
+    def overlap(self, start: Int64s, at: Int64s) -> Int64s:
+        """How much of each gap [start, at) is covered."""
+        covered: Int64s = self._before(at) - self._before(start)
+        return covered
+
+    def _before(self, at: Int64s) -> Int64s:
+        """How much is covered of the time before ``at``."""
+        begun = np.searchsorted(self.low, at, side="right")
+        ahead = np.where(begun > 0, np.maximum(self.high[begun - 1] - at, 0), 0)
+        before: Int64s = self.until[begun] - ahead
+        return before
