@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -157,3 +158,20 @@ def test_a_scrape_is_summed_over_what_matches() -> None:
     assert scrape.value("a_total") == 10
     assert scrape.value("b_total") == 0
     assert scrape.as_dict()['a_total{x="2",y="1"}'] == 5
+
+
+def test_another_script_takes_new_connections() -> None:
+    with scripted(respond(json_response(1))) as upstream:
+        client = RawClient(upstream.address)
+        client.send(get())
+        assert client.response().body == b"1"
+        old = upstream.connection()
+        closing = threading.Thread(target=lambda: (client.rest(), client.close()))
+        closing.start()
+        upstream.use(respond(json_response(2)))  # returns when the client has closed its side too
+        closing.join()
+        assert old.gone_how == "fin"
+        assert upstream.requests == []
+        with RawClient(upstream.address) as other:
+            other.send(get())
+            assert other.response().body == b"2"

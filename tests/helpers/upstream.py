@@ -75,11 +75,12 @@ class Connection(asyncio.Protocol):
         self.received_bytes = 0
         #: monotonic ns at which the client's FIN or RST came; None while it is there
         self.gone_at_ns: int | None = None
-        #: "fin" or "reset"
+        #: "fin", "reset", or "self": this side closed first
         self.gone_how: str | None = None
         self.failure: BaseException | None = None
         self.finished = threading.Event()
         self._task: asyncio.Task[None] | None = None
+        self._leaving = False
 
     # -- asyncio's side
 
@@ -100,11 +101,11 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Stamp the client's FIN; the script may still write."""
         self._note_gone("fin")
-        return True
+        return not self._leaving
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stamp a reset."""
-        self._note_gone("reset" if exc else "fin")
+        """Stamp a reset, or that it was this side that closed."""
+        self._note_gone("reset" if exc else "self")
 
     def _note_gone(self, how: str) -> None:
         if self.gone_at_ns is None:
@@ -118,12 +119,12 @@ class Connection(asyncio.Protocol):
         except (ClientGone, ConnectionError):
             pass
         except asyncio.CancelledError:
-            self.transport.abort()
+            pass
         except Exception as error:  # shown to the test when the server ends
             self.failure = error
         finally:
             self.finished.set()
-            if not self.transport.is_closing():
+            if not self._leaving and not self.transport.is_closing():
                 self.transport.close()
 
     # -- for scripts
@@ -219,6 +220,19 @@ class Connection(asyncio.Protocol):
         """Take no more bytes from the socket: the client's writes will block."""
         self.transport.pause_reading()
 
+    def leave(self) -> None:
+        """End the script, send FIN, and close when the client's side has closed too."""
+        self._leaving = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() or self.gone_at_ns is not None:
+            self.transport.abort()
+        else:
+            self.transport.resume_reading()
+            self.transport.write_eof()
+
     # -- for the test's thread
 
     def tell(self, times: int = 1) -> None:
@@ -245,6 +259,7 @@ class Upstream:
         self.script = script
         self.connections: list[Connection] = []
         self.requests: list[Request] = []
+        self._past: list[Connection] = []
         self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
@@ -272,11 +287,21 @@ class Upstream:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        for connection in self.connections:
+        for connection in [*self._past, *self.connections]:
             connection.transport.abort()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def use(self, script: Script) -> None:
+        """Start anew with another script: connections of before are closed and forgotten, by the proxy too."""
+        self.script = script
+        past, self.connections, self.requests = self.connections, [], []
+        self._past += past
+        for connection in past:
+            self._loop.call_soon_threadsafe(connection.leave)
+        for connection in past:
+            connection.wait_gone()
 
     def connection(self, index: int = 0, within_s: float = 5.0) -> Connection:
         """The connection of this number (in order of acceptance), as soon as there is one."""
@@ -296,7 +321,7 @@ class Upstream:
         """Stop; raises what a script raised."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
-        for connection in self.connections:
+        for connection in [*self._past, *self.connections]:
             if connection.failure is not None:
                 raise connection.failure
 
