@@ -54,7 +54,7 @@ OUTPUT_SOURCE: Final[Values] = MappingProxyType(
 
 PROMPT_SOURCE: Final = _values(
     usage="As the server counted them.",
-    estimate="Estimated from the size of the request's text; the server said nothing.",
+    estimated="Estimated from the size of the request's text; the server said nothing.",
 )
 
 CONNECTION_STATE: Final = _values(
@@ -70,6 +70,8 @@ DROPPED: Final = _values(
     access_log="Access log lines: the queue was full or the target could not be written in time.",
     trace_log="Trace lines: the queue was full or the target could not be written in time.",
     arrivals="Arrivals not kept one by one: a stream outgrew the cap and was thinned, or measuring was shed.",
+    tap_faults="Errors in the measuring code; those streams went on and are unmeasured from there.",
+    relay_error="Requests that an error of the proxy's own ended; their outcome is `proxy_error`.",
 )
 
 UNMEASURED: Final = _values(

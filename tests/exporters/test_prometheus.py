@@ -82,7 +82,7 @@ def test_settled_counters_are_the_snapshots() -> None:
     for i, result in enumerate(vocabulary.DEADLINE_RESULT):
         assert value(picture, "legato_token_deadlines_total", **CHAT, result=result) == i + 21
     assert value(picture, "legato_output_tokens_total", **CHAT, source="events+usage") == 31
-    assert value(picture, "legato_prompt_tokens_total", **CHAT, source="estimate") == 41
+    assert value(picture, "legato_prompt_tokens_total", **CHAT, source="estimated") == 41
     assert value(picture, "legato_fluid_token_rate", **CHAT) == 19.5
 
 
