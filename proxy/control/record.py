@@ -173,6 +173,7 @@ class TraceLine(Struct, frozen=True, kw_only=True):
     outcome: str
     marks: list[tuple[int, str, int]]
     thinned: bool
+    censored: bool
 
 
 def seconds(duration_ns: int | float) -> float:

@@ -14,7 +14,8 @@ from proxy.link import GroupNow
 
 @dataclass(frozen=True, slots=True)
 class Hist:
-    """Counts per bucket, not cumulative: ``counts[i]`` holds values <= ``bounds[i]``, the last what lies beyond.
+    """Counts per bucket, not cumulative: ``counts[i]`` holds values up to and including ``bounds[i]``, the
+    last what lies beyond.
 
     ``bounds`` and ``sum`` are in the metric's own unit (seconds, or a ratio).
     """

@@ -1,0 +1,191 @@
+"""The control plane without its process: whatever workers say goes in, snapshots and records come out.
+
+Nothing here waits, listens or starts anything, so the whole plane composes in one process (tests, a
+notebook) as well as behind the link.  Clocks are given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from proxy.control.ledger import Ledger
+from proxy.control.settle import Context, Settled, settle, settle_unmeasured
+from proxy.control.snapshot import SloStats, Snapshot
+from proxy.control.store import Store
+from proxy.control.workers import Worker, Workers
+from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, SloSpec, Table, Up
+
+_log = logging.getLogger("legato.control")
+
+#: An SLO's name that is in no table any more is still known for so many tables' worth of names.
+_SLOS_MAX: Final = 1_000
+
+
+class Sink(Protocol):
+    """Who is handed every batch of settled requests; must not wait, must not raise."""
+
+    def __call__(self, batch: Sequence[Settled], /) -> None: ...
+
+
+class Controller:
+    """See the module.  ``feed`` takes a worker's message as the link would, ``snapshot`` is what readers see.
+
+    ``sinks`` are called with each settled batch (access log, trace log).
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        instance: str,
+        version: str,
+        unix_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int],
+        store: Store | None = None,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.instance = instance
+        self.version = version
+        self.table = table
+        self.ledger = Ledger(table.slos)
+        self.store = Store() if store is None else store
+        self.workers = Workers()
+        self.reload_ok = True
+        self.draining = False
+        self.since_unix_ns = unix_ns()
+        self.link_errors = 0
+        self._unix_ns = unix_ns
+        self._monotonic_ns = monotonic_ns
+        self._sinks = tuple(sinks)
+        self._export_failures: list[Callable[[], dict[str, int]]] = []
+        self._dropped: list[Callable[[], dict[str, int]]] = []
+        self._failures = 0
+        self._here: Worker | None = None  # the worker of ``feed``
+        self._context = Context(instance, {slo.name: slo for slo in table.slos})
+
+    # ------------------------------------------------------------ the table
+
+    def set_table(self, table: Table) -> None:
+        """A new table is in force; requests that were promised by the old one are judged by it."""
+        slos = {**self._context.slos, **{slo.name: slo for slo in table.slos}}
+        if len(slos) > _SLOS_MAX:
+            slos = {slo.name: slo for slo in table.slos}
+        self._context = Context(self.instance, slos)
+        self.table = table
+        self.ledger.set_slos(table.slos)
+
+    @property
+    def slos(self) -> tuple[SloSpec, ...]:
+        """The promises in force."""
+        return self.table.slos
+
+    # ------------------------------------------------------------ what workers say (linkserver.Desk)
+
+    def hello(self, hello: Hello) -> Worker:
+        """A worker connected."""
+        return self.workers.hello(hello)
+
+    def facts(self, worker: Worker, batch: list[Facts]) -> None:
+        """Requests ended: settle, book, keep and hand on those that are new."""
+        settled = [self._settle(facts) for facts in self.workers.fresh(worker, batch)]
+        if not settled:
+            return
+        self.ledger.fold(settled)
+        self.store.add_many(settled)
+        for sink in self._sinks:
+            sink(settled)
+
+    def beat(self, worker: Worker, beat: Beat) -> None:
+        """The picture of the streams in flight."""
+        self.workers.beat(worker, beat)
+
+    def left(self, worker: Worker) -> None:
+        """A worker's link ended."""
+        self.workers.left(worker, self._monotonic_ns())
+
+    def nonsense(self) -> None:
+        """A peer on the link did not keep to the protocol."""
+        self.link_errors += 1
+
+    def sweep(self) -> None:
+        """Once in a while: give up workers that stay away."""
+        self.workers.sweep(self._monotonic_ns())
+
+    def feed(self, message: Up) -> Table | Ack | None:
+        """As one worker on a link of its own: ``Hello`` is answered by the table, facts by an ``Ack``."""
+        if isinstance(message, Hello):
+            self._here = self.hello(message)
+            return self.table
+        if self._here is None:
+            self._here = self.hello(Hello(1, 0, 0, "in-process", 1, 0, 0))
+        if isinstance(message, FactsBatch):
+            self.facts(self._here, message.facts)
+            return Ack(self._here.seen)
+        self.beat(self._here, message)
+        return None
+
+    def _settle(self, facts: Facts) -> Settled:
+        try:
+            return settle(facts, self._context)
+        except (ValueError, ArithmeticError, TypeError) as error:
+            # Arrivals that are no arrivals: the request still counts, its score does not.
+            self._failures += 1
+            if self._failures <= 10:
+                _log.error("request %s could not be scored (%s): counted as unmeasured", facts.id, error)
+            return settle_unmeasured(facts, self._context, "tap_error")
+
+    # ------------------------------------------------------------ what readers see
+
+    def watch_exporter(
+        self, failures: Callable[[], dict[str, int]], dropped: Callable[[], dict[str, int]]
+    ) -> None:
+        """Include an exporter's own counters in the snapshot."""
+        self._export_failures.append(failures)
+        self._dropped.append(dropped)
+
+    @property
+    def ready(self) -> bool:
+        """A worker has the table and nothing is draining."""
+        return self.workers.connected > 0 and not self.draining
+
+    def snapshot(self) -> Snapshot:
+        """Everything at this moment, immutable."""
+        delays = self.workers.delays()
+        return Snapshot(
+            at_unix_ns=self._unix_ns(),
+            since_unix_ns=self.since_unix_ns,
+            instance=self.instance,
+            version=self.version,
+            groups=self.ledger.freeze(),
+            now=self.workers.groups_now(self.ledger.cap),
+            backends=self.workers.backends(),
+            slos=tuple(_slo_stats(slo) for slo in self.table.slos),
+            forward=delays["forward"],
+            lag=delays["lag"],
+            blocked=delays["blocked"],
+            dropped=_add(self.workers.dropped(), *(read() for read in self._dropped)),
+            unmeasured=dict(self.ledger.unmeasured),
+            export_failures=_add(*(read() for read in self._export_failures)),
+            reload_ok=self.reload_ok,
+            workers=self.workers.connected,
+            draining=self.draining,
+        )
+
+
+def _slo_stats(slo: SloSpec) -> SloStats:
+    return SloStats(
+        name=slo.name,
+        ttft_target_s=slo.ttft_points[0][1] / 1e9,
+        tbt_target_s=slo.tbt_ns / 1e9,
+        objective=slo.objective,
+    )
+
+
+def _add(*counts: dict[str, int]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for each in counts:
+        for name, counted in each.items():
+            out[name] = out.get(name, 0) + counted
+    return out

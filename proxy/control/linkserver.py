@@ -1,0 +1,247 @@
+"""The control process's end of the link: workers connect, say hello, and are heard.
+
+What a worker sends is queued and folded in slices of at most ``SLICE_NS``, between which the loop serves
+whoever else waits (a scrape, the admin API); when too much is queued the socket is not read until it is
+folded, so memory is bounded and the worker's own bounded buffer takes over.  A worker that sends nonsense
+is disconnected and counted; it may come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from proxy.control.workers import Worker
+from proxy.link import (
+    PROTOCOL,
+    Ack,
+    Beat,
+    Facts,
+    FactsBatch,
+    Frames,
+    Hello,
+    LinkError,
+    Table,
+    Up,
+    decode_up,
+    frame,
+)
+
+_log = logging.getLogger("legato.link")
+
+#: How long folding may hold the loop before others have their turn.
+SLICE_NS: Final = 5_000_000
+#: Bytes queued over all workers beyond which sockets are not read, and below which they are again.
+QUEUE_HIGH: Final = 8 * 1024 * 1024
+QUEUE_LOW: Final = 2 * 1024 * 1024
+#: Requests folded at most between two looks at the clock.
+STRIDE: Final = 64
+
+
+class Desk(Protocol):
+    """Who takes what the workers say (the controller)."""
+
+    @property
+    def table(self) -> Table: ...
+    def hello(self, hello: Hello) -> Worker: ...
+    def facts(self, worker: Worker, batch: list[Facts]) -> None: ...
+    def beat(self, worker: Worker, beat: Beat) -> None: ...
+    def left(self, worker: Worker) -> None: ...
+    def nonsense(self) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One worker's connection.  ``worker`` is ``None`` until its hello."""
+
+    def __init__(self, server: LinkServer) -> None:
+        self._server = server
+        self._frames = Frames()
+        self._transport: asyncio.Transport | None = None
+        self.worker: Worker | None = None
+        self.refused = False  # it sent nonsense: nothing that it sent since is taken
+        self._acked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.joined(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
+        try:
+            for payload in self._frames.feed(data):
+                self._server.queue(self, payload)
+        except LinkError as error:
+            self.refuse(str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.gone(self)
+
+    def send(self, message: Table | Ack) -> None:
+        """Write one message; a connection that ends takes nothing."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(message))
+
+    def ack(self) -> None:
+        """Acknowledge what was settled since the last time."""
+        if self.worker is not None and self.worker.seen > self._acked:
+            self._acked = self.worker.seen
+            self.send(Ack(self._acked))
+
+    def refuse(self, why: str) -> None:
+        """Disconnect a peer that does not keep to the protocol."""
+        if not self.refused:
+            self.refused = True
+            self._server.refuse(self, why)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self, on: bool) -> None:
+        """Stop or go on reading."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if on:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+
+class LinkServer:
+    """Listens on the link's socket.  ``monotonic_ns`` is the clock."""
+
+    def __init__(self, desk: Desk, monotonic_ns: Callable[[], int]) -> None:
+        self._desk = desk
+        self._monotonic_ns = monotonic_ns
+        self._connections: set[Connection] = set()
+        # A frame, what is left of a batch, or None: the connection's end.
+        self._queue: deque[tuple[Connection, bytes | list[Facts] | None]] = deque()
+        self._queued_bytes = 0
+        self._paused = False
+        self._wake = asyncio.Event()
+
+    # ------------------------------------------------------------ connections
+
+    def protocol(self) -> Connection:
+        """The factory for the listening socket."""
+        return Connection(self)
+
+    def joined(self, connection: Connection) -> None:
+        """A connection was accepted."""
+        self._connections.add(connection)
+        if self._paused:
+            connection.pause(True)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection ended; its end is queued behind what it sent."""
+        self._connections.discard(connection)
+        self._queue.append((connection, None))
+        self._wake.set()
+
+    def queue(self, connection: Connection, payload: bytes) -> None:
+        """One frame arrived."""
+        self._queue.append((connection, payload))
+        self._queued_bytes += len(payload)
+        if not self._paused and self._queued_bytes > QUEUE_HIGH:
+            self._pause(True)
+        self._wake.set()
+
+    def refuse(self, connection: Connection, why: str) -> None:
+        """A peer sent nonsense."""
+        who = (
+            "a peer that said no hello" if connection.worker is None else f"worker {connection.worker.worker}"
+        )
+        _log.warning("disconnected %s: %s", who, why)
+        self._desk.nonsense()
+
+    def send_table(self) -> None:
+        """Send the table of now to every worker that said hello."""
+        for connection in self._connections:
+            if connection.worker is not None:
+                connection.send(self._desk.table)
+
+    def _pause(self, on: bool) -> None:
+        self._paused = on
+        for connection in self._connections:
+            connection.pause(on)
+
+    # ------------------------------------------------------------ folding
+
+    async def run(self) -> None:
+        """Fold what arrives until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                self.fold_slice()
+                await asyncio.sleep(0)
+
+    def fold_all(self) -> None:
+        """Fold everything that is queued, however long it takes (at the end)."""
+        while self._queue:
+            self.fold_slice()
+
+    def fold_slice(self) -> None:
+        """Fold for at most about ``SLICE_NS``, then acknowledge."""
+        until_ns = self._monotonic_ns() + SLICE_NS
+        touched: set[Connection] = set()
+        while self._queue:
+            connection, item = self._queue.popleft()
+            if item is None:
+                self._left(connection)
+            elif not connection.refused:
+                self._take(connection, item)
+                touched.add(connection)
+            if isinstance(item, bytes):
+                self._queued_bytes -= len(item)
+            if self._monotonic_ns() >= until_ns:
+                break
+        for connection in touched:
+            connection.ack()
+        if self._paused and self._queued_bytes < QUEUE_LOW:
+            self._pause(False)
+
+    def _left(self, connection: Connection) -> None:
+        worker = connection.worker
+        if worker is None:
+            return
+        if any(other.worker is worker for other in self._connections):
+            return  # it is back on another connection already
+        self._desk.left(worker)
+
+    def _take(self, connection: Connection, item: bytes | list[Facts]) -> None:
+        if isinstance(item, list):
+            self._facts(connection, item)
+            return
+        try:
+            self._message(connection, decode_up(item))
+        except LinkError as error:
+            connection.refuse(str(error))
+
+    def _message(self, connection: Connection, message: Up) -> None:
+        if isinstance(message, Hello):
+            self._hello(connection, message)
+        elif connection.worker is None:
+            raise LinkError(f"{type(message).__name__} before Hello")
+        elif isinstance(message, FactsBatch):
+            self._facts(connection, message.facts)
+        else:
+            self._desk.beat(connection.worker, message)
+
+    def _facts(self, connection: Connection, facts: list[Facts]) -> None:
+        if len(facts) > STRIDE:  # a large batch must not hold the loop: the rest waits at the front
+            self._queue.appendleft((connection, facts[STRIDE:]))
+            facts = facts[:STRIDE]
+        if connection.worker is not None:
+            self._desk.facts(connection.worker, facts)
+
+    def _hello(self, connection: Connection, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise LinkError(f"protocol {hello.protocol}, this is {PROTOCOL}: restart the worker")
+        if connection.worker is not None:
+            raise LinkError("a second Hello on one connection")
+        connection.worker = self._desk.hello(hello)
+        connection.send(self._desk.table)

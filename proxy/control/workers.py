@@ -1,0 +1,206 @@
+"""What each worker said, and what is known to be lost.
+
+A worker numbers its finished requests from 1.  For every number that a worker gave out up to the last one
+seen here, exactly one of these holds: it was settled by this control process; it was settled by one that
+died (``settled_by_lost_control``); or it never arrived (``facts``).  Requests that were in flight in a
+worker that died without draining are ``worker_lost``: nobody gave them a number.
+
+A worker is known by its id and its incarnation.  Its link may break and come back; only when another
+incarnation takes its place, or it stays away for ``GRACE_NS``, is it gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.control.labels import GroupCap
+from proxy.control.settle import NONE, GroupKey
+from proxy.control.snapshot import BackendStats, Hist
+from proxy.exporters.vocabulary import DROPPED
+from proxy.link import DELAY_BOUNDS_NS, Beat, Facts, GroupNow, Hello
+
+#: A worker whose link broke reconnects every 0.2 s; after this it counts as gone.
+GRACE_NS: Final = 2_000_000_000
+#: What a beat counts that is told exactly by the numbers of the facts.
+_TOLD_BY_NUMBERS: Final = "facts"
+
+_DELAY_BOUNDS_S: Final = tuple(bound / 1e9 for bound in DELAY_BOUNDS_NS)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One incarnation of a worker."""
+
+    worker: int
+    incarnation: str
+    seen: int  # the highest number settled or given up
+    from_birth: bool = True  # no other control process settled anything of it
+    missing: int = 0  # gaps seen in its numbers
+    connected: bool = True
+    gone_at_ns: int | None = None  # monotonic: when its link ended
+    beat: Beat | None = None
+
+
+@dataclass(slots=True)
+class Delays:
+    """Cumulative counts per bucket of ``DELAY_BOUNDS_NS`` and the sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(DELAY_BOUNDS_NS) + 1))
+    sum_ns: int = 0
+
+    def add(self, counts: list[int], sum_ns: int) -> None:
+        """Add a beat's histogram; one of another length is of another version and is left out."""
+        if len(counts) == len(self.counts):
+            self.counts = [mine + more for mine, more in zip(self.counts, counts, strict=True)]
+            self.sum_ns += sum_ns
+
+    def copy(self) -> Delays:
+        """An independent copy."""
+        return Delays(list(self.counts), self.sum_ns)
+
+    def freeze(self) -> Hist:
+        """In seconds, as readers see it."""
+        return Hist(_DELAY_BOUNDS_S, tuple(self.counts), self.sum_ns / 1e9)
+
+
+class Workers:
+    """All workers that were ever heard of by this control process."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, Worker] = {}  # by worker id: the incarnation that counts
+        self._lost = dict.fromkeys(DROPPED, 0)
+        self._past: dict[str, Delays] = {"forward": Delays(), "lag": Delays(), "blocked": Delays()}
+
+    # ------------------------------------------------------------ what arrives
+
+    def hello(self, hello: Hello) -> Worker:
+        """A worker connected, for the first time or again."""
+        known = self._live.get(hello.worker)
+        if known is not None and known.incarnation != hello.incarnation:
+            self._retire(known)
+            known = None
+        if known is None:
+            known = Worker(hello.worker, hello.incarnation, seen=0)
+            self._live[hello.worker] = known
+        known.connected = True
+        known.gone_at_ns = None
+        if hello.acked > known.seen:  # acknowledged by somebody else: a control process that is no more
+            self._lost["settled_by_lost_control"] += hello.acked - known.seen
+            known.seen = hello.acked
+            known.from_birth = False
+        return known
+
+    def fresh(self, worker: Worker, batch: list[Facts]) -> list[Facts]:
+        """Those of a batch that were not settled before; what is missing between them is counted lost."""
+        out: list[Facts] = []
+        for facts in batch:
+            ahead = facts.seq - worker.seen
+            if ahead <= 0:
+                continue  # sent again after a lost acknowledgement
+            if ahead > 1:
+                self._lost["facts"] += ahead - 1
+                worker.missing += ahead - 1
+            worker.seen = facts.seq
+            out.append(facts)
+        return out
+
+    def beat(self, worker: Worker, beat: Beat) -> None:
+        """The latest picture replaces the one before."""
+        worker.beat = beat
+
+    def left(self, worker: Worker, now_ns: int) -> None:
+        """Its link ended."""
+        worker.connected = False
+        worker.gone_at_ns = now_ns
+
+    def sweep(self, now_ns: int) -> None:
+        """Give up those that stayed away for too long."""
+        for worker in list(self._live.values()):
+            if worker.gone_at_ns is not None and now_ns - worker.gone_at_ns >= GRACE_NS:
+                self._retire(worker)
+                del self._live[worker.worker]
+
+    def _retire(self, worker: Worker) -> None:
+        beat = worker.beat
+        if beat is None:
+            return
+        if not beat.draining:
+            self._lost["worker_lost"] += sum(group.in_flight for group in beat.groups)
+        if worker.from_birth:  # what was dropped at the very end left no gap
+            self._lost["facts"] += max(beat.dropped.get(_TOLD_BY_NUMBERS, 0) - worker.missing, 0)
+        for name, counted in beat.dropped.items():
+            if name in self._lost and name != _TOLD_BY_NUMBERS:
+                self._lost[name] += counted
+        _add_delays(self._past, beat)
+
+    # ------------------------------------------------------------ what readers see
+
+    @property
+    def connected(self) -> int:
+        """Workers whose link is up."""
+        return sum(worker.connected for worker in self._live.values())
+
+    def _beats(self) -> list[Beat]:
+        return [worker.beat for worker in self._live.values() if worker.beat is not None]
+
+    def dropped(self) -> dict[str, int]:
+        """Everything that was given up, by what it was."""
+        out = dict(self._lost)
+        for beat in self._beats():
+            for name, counted in beat.dropped.items():
+                if name in out and name != _TOLD_BY_NUMBERS:
+                    out[name] += counted
+        return out
+
+    def delays(self) -> dict[str, Hist]:
+        """forward, lag and blocked over all workers, those that are gone included."""
+        sums = {name: delays.copy() for name, delays in self._past.items()}
+        for beat in self._beats():
+            _add_delays(sums, beat)
+        return {name: delays.freeze() for name, delays in sums.items()}
+
+    def groups_now(self, cap: GroupCap) -> tuple[GroupNow, ...]:
+        """The streams in flight, merged over workers under capped labels."""
+        cap = cap.copy()
+        merged: dict[GroupKey, GroupNow] = {}
+        for beat in self._beats():
+            for now in beat.groups:
+                key = cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo))
+                held = merged.get(key)
+                if held is None:
+                    merged[key] = GroupNow(*key, now.in_flight, now.overdue, now.missed, now.worst_overdue_ns)
+                else:
+                    held.in_flight += now.in_flight
+                    held.overdue += now.overdue
+                    held.missed += now.missed
+                    held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
+        return tuple(merged[key] for key in sorted(merged))
+
+    def backends(self) -> tuple[BackendStats, ...]:
+        """Each backend's pools, added up; up if any worker reaches it."""
+        return merge_backends(beat for beat in self._beats())
+
+
+def merge_backends(beats: Iterable[Beat]) -> tuple[BackendStats, ...]:
+    """One ``BackendStats`` per name, sorted."""
+    merged: dict[str, BackendStats] = {}
+    for beat in beats:
+        for now in beat.backends:
+            held = merged.get(now.name, BackendStats(now.name, False, 0, 0, 0, 0))
+            merged[now.name] = BackendStats(
+                name=now.name,
+                up=held.up or now.up,
+                active=held.active + now.active,
+                idle=held.idle + now.idle,
+                connecting=held.connecting + now.connecting,
+                addresses=max(held.addresses, now.addresses),
+            )
+    return tuple(merged[name] for name in sorted(merged))
+
+
+def _add_delays(sums: dict[str, Delays], beat: Beat) -> None:
+    sums["forward"].add(beat.forward, beat.forward_sum_ns)
+    sums["lag"].add(beat.lag, beat.lag_sum_ns)
+    sums["blocked"].add(beat.blocked, beat.blocked_sum_ns)
