@@ -38,7 +38,7 @@ class _Reader:
         self._reply = reply
         self.parser = httptools.HttpResponseParser(self)
         self.complete = False
-        self._tail = b""
+        self._tail = b"\n"  # the first event begins a line too
 
     def on_headers_complete(self) -> None:
         self._reply.status = self.parser.get_status_code()

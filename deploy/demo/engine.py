@@ -41,11 +41,11 @@ class Engine:
     def __init__(
         self, policy: Policy, cost: CostModel, limits: Limits, *, seed: int = 0, jitter: float = 0.02
     ) -> None:
-        """``jitter``: standard deviation of a step's duration, as a ratio (kernels, clocks and hosts vary)."""
+        """``jitter``: standard deviation of a step's duration, as a ratio (kernels and clocks vary)."""
         if limits.token_budget <= limits.sequences:
             raise ValueError(
-                f"token_budget {limits.token_budget} must exceed the {limits.sequences} sequences that may decode"
-                " at once, otherwise prompts could wait for ever: raise the budget or lower sequences"
+                f"token_budget {limits.token_budget} must exceed the {limits.sequences} sequences that may"
+                " decode at once, or prompts could wait for ever: raise the budget or lower sequences"
             )
         self._policy = policy
         self._cost = cost
@@ -75,7 +75,8 @@ class Engine:
             raise ValueError("a sequence needs at least one prompt token and one token to generate")
         if sequence.reserved > self._limits.kv_tokens:
             raise ValueError(
-                f"{sequence.reserved} tokens (prompt and output) exceed the KV cache of {self._limits.kv_tokens}"
+                f"{sequence.reserved} tokens (prompt and output) exceed the KV cache of"
+                f" {self._limits.kv_tokens}: ask for less"
             )
         self._waiting.append(sequence)
 
@@ -88,7 +89,7 @@ class Engine:
             self._running.remove(sequence)
 
     def start(self, now_ns: int) -> Step | None:
-        """Plan the next step; ``None`` if there is nothing to do.  ``finish`` it before the next ``start``."""
+        """Plan the next step, to be ended by ``finish``; ``None`` if there is nothing to do."""
         if self._step is not None:
             raise RuntimeError("the step under way must be finished before another starts")
         plan = self._policy(self._waiting, self._running, self._limits)

@@ -16,17 +16,20 @@ BYTES_PER_TOKEN: Final = 4
 DONE: Final = b"data: [DONE]\n\n"
 
 #: What it "generates": English words, so that a person who looks at the stream sees text.
-WORDS: Final = (
+_TEXT: Final = (
     "a smooth stream is one whose words arrive before the reader needs them and a stall is a silence that "
     "comes when someone else asked something long so the prompt is cut into pieces and every step carries "
     "one word for each reader first then as much of the prompt as still fits"
-).split()
+)
+WORDS: Final = _TEXT.split()
 
 
 class BadRequest(Exception):
     """The request cannot be served; ``status``, ``kind`` and ``param`` go into the error body."""
 
-    def __init__(self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None):
+    def __init__(
+        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
@@ -138,7 +141,8 @@ class Answer:
 
     def usage(self, tokens: int) -> bytes:
         """The event with the counts, after the last token."""
-        return _event({**self._head, "choices": [], "usage": self._usage(tokens), "system_fingerprint": OWNER})
+        event: dict[str, Any] = {**self._head, "choices": [], "usage": self._usage(tokens)}
+        return _event({**event, "system_fingerprint": OWNER})
 
     def body(self, tokens: int) -> bytes:
         """The whole answer of a request that was not streamed."""
@@ -150,9 +154,7 @@ class Answer:
             choice["text"] = text
         choice |= {"logprobs": None, "finish_reason": "length", "stop_reason": None, "token_ids": None}
         head = {**self._head, "object": "chat.completion"} if self._ask.chat else self._head
-        return _dump(
-            {**head, "choices": [choice], "system_fingerprint": OWNER, "usage": self._usage(tokens)}
-        )
+        return _dump({**head, "choices": [choice], "system_fingerprint": OWNER, "usage": self._usage(tokens)})
 
     def _usage(self, tokens: int) -> dict[str, int]:
         prompt = self._ask.prompt_tokens
@@ -166,7 +168,7 @@ def models(model: str, scheduler: str, max_model_len: int, created: int) -> byte
         "object": "model",
         "created": created,
         "owned_by": OWNER,
-        "root": f"simulated engine, {scheduler} scheduler: the text is canned, only its timing means something",
+        "root": f"simulated engine, {scheduler} scheduler: canned text, only its timing means something",
         "parent": None,
         "max_model_len": max_model_len,
     }

@@ -74,7 +74,7 @@ class Plan:
         return len(self.decode) + sum(count for _, count in self.prefill)
 
 
-#: ``(waiting in order of arrival, running in order of admission, limits) -> Plan``; an empty plan: nothing to do.
+#: ``(waiting in order of arrival, running in order of admission, limits) -> Plan``; empty: nothing to do.
 Policy = Callable[[Iterable[Sequence], Iterable[Sequence], Limits], Plan]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence as AnySequence
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as AnySequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -19,23 +20,14 @@ from fastapi import FastAPI, Request, Response
 from starlette.responses import StreamingResponse
 
 from deploy.demo import openai_shapes as shapes
-from deploy.demo.cost import CostModel
 from deploy.demo.engine import Emission, Engine
-from deploy.demo.scheduler import POLICIES, Limits, Sequence
+from deploy.demo.machine import build_engine
+from deploy.demo.scheduler import POLICIES, Sequence
 from proxy.clock import monotonic_ns, unix_ns
 
 MAX_MODEL_LEN: Final = 16_384
-#: The TBT deadline for which the token budget of the chunked scheduler is chosen; with a margin of a tenth.
-TBT_NS: Final = 40_000_000
 #: A driver that fell behind its own schedule by more than this starts afresh instead of hurrying.
 RESYNC_NS: Final = 250_000_000
-
-
-def build_engine(scheduler: str, seed: int, cost: CostModel | None = None) -> Engine:
-    """The demo's engine with the scheduler of that name (a key of ``POLICIES``)."""
-    cost = cost or CostModel()
-    limits = Limits(token_budget=cost.token_budget(TBT_NS * 9 // 10), kv_tokens=cost.kv_capacity_tokens)
-    return Engine(POLICIES[scheduler], cost, limits, seed=seed)
 
 
 class RealTime:

@@ -39,5 +39,6 @@ def simulate(engine: Engine, requests: Iterable[Request]) -> list[Trace]:
         for emission in engine.finish():
             arrivals[emission.sequence.id].append(now_ns)
     return [
-        Trace(request, tuple(at - request.at_ns for at in arrivals[str(request.number)])) for request in requests
+        Trace(request, tuple(at - request.at_ns for at in arrivals[str(request.number)]))
+        for request in requests
     ]

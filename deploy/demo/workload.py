@@ -30,7 +30,7 @@ class Lengths:
 class Mix:
     """How often requests come and how long they are.  ``rate``: requests per second and engine."""
 
-    rate: float = 2.4
+    rate: float = 2.6
     chat: Lengths = Lengths(250, 0.7, 32, 1000)
     document: Lengths = Lengths(1500, 0.35, 800, 4000)
     document_share: float = 0.30
