@@ -144,6 +144,25 @@ class Usage(Struct, frozen=True, array_like=True):
     reasoning: int | None = None
 
 
+class ChoiceScore(Struct, frozen=True, array_like=True):
+    """One choice's score as the tap kept it while it streamed: exact also where arrivals were thinned.
+
+    Durations in nanoseconds; ``*_at_ns`` relative to t = 0.  Deadlines that passed after the last token (a
+    censored end) are not in it: at ``end_ns`` (relative to t = 0) they are
+    ``(end_ns - due_ns) // tbt_ns + 1`` more if ``end_ns > due_ns``.
+    """
+
+    tokens: int
+    late: int  # tokens that came after their deadline; met = tokens - late
+    missed: int
+    late_ns: int  # the sum over late tokens
+    due_ns: int  # the next token's deadline
+    worst_at_ns: int = 0  # the stall with the most lateness: the start of its gap, how late, deadlines missed
+    worst_late_ns: int = 0
+    worst_missed: int = 0
+    longest_gap_ns: int = 0  # between two arrivals; 0 unless arrivals were thinned (the arrivals tell it)
+
+
 class Stream(Struct, array_like=True):
     """What the tap saw of one response.  ``*_ns`` are monotonic stamps, ``None``: never happened.
 
@@ -167,6 +186,8 @@ class Stream(Struct, array_like=True):
     first_tool_ns: int | None = None
     thinned: bool = False
     unmeasured: str | None = None  # closed list: exporters/catalog.py
+    scores: tuple[ChoiceScore, ...] = ()  # in the order of ``choices``, by the deadlines that were applied
+    broken: int = 0  # events that could not be read, skipped (not output as far as is known)
 
 
 class Facts(Struct, array_like=True):

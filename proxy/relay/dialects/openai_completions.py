@@ -1,0 +1,122 @@
+"""OpenAI completions (``/v1/completions``): output is a non-empty ``text`` of a choice.
+
+With ``echo`` the first event of a choice repeats the prompt, in one piece with the first token (vLLM) or
+not at all (llama.cpp, transformers): one event, one token either way; vLLM's logprobs of it include the
+prompt's, which ``prompt_token_ids`` in the same event number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from proxy.relay.dialects.base import ANSWER, REASONING, Output, Reading, count, loose, utf8_size, word
+from proxy.relay.dialects.openai import (
+    Logprobs,
+    ReportedUsage,
+    Timings,
+    as_dict,
+    as_text,
+    close_reading,
+    count_told,
+    loose_logprobs,
+    loose_timings,
+    loose_usage,
+)
+
+
+class Choice(Struct, gc=False):
+    index: int = 0
+    text: str | None = None
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class Chunk(Struct, gc=False):
+    """``choices is None``: the event has no such field, so it is no completion."""
+
+    choices: list[Choice] | None = None
+    usage: ReportedUsage | None = None
+    timings: Timings | None = None
+    error: object = None
+
+
+_decode: Final = msgspec.json.Decoder(Chunk).decode
+
+
+class OpenAICompletions:
+    """See the module."""
+
+    name = "openai.completions"
+    counted_end = False
+    decode = staticmethod(_decode)
+
+    @staticmethod
+    def plain(chunk: Chunk) -> int:
+        """Bytes of text, if choice 0's text is all that there is."""
+        choices = chunk.choices
+        if not choices or len(choices) != 1 or chunk.usage is not None or chunk.error is not None:
+            return 0
+        choice = choices[0]
+        if choice.index or choice.finish_reason or choice.token_ids or choice.logprobs is not None:
+            return 0
+        text = choice.text
+        if not text or choice.reasoning or chunk.timings is not None:
+            return 0
+        return len(text) if text.isascii() else utf8_size(text)
+
+    @staticmethod
+    def read(chunk: Chunk) -> Reading | None:
+        """Everything that an event may carry."""
+        if chunk.choices is None and chunk.usage is None and chunk.error is None and chunk.timings is None:
+            return None
+        outputs = [_output(choice) for choice in chunk.choices or ()]
+        return close_reading(outputs, chunk.usage, chunk.timings, chunk.error)
+
+    @staticmethod
+    def mend(data: bytes) -> Chunk | None:
+        """Field by field, what can be understood; ``None``: no JSON."""
+        try:
+            value = as_dict(loose(data))
+        except ValueError:
+            return None
+        choices = value.get("choices")
+        return Chunk(
+            [_loose_choice(as_dict(choice)) for choice in choices] if isinstance(choices, list) else None,
+            loose_usage(value.get("usage")),
+            loose_timings(value.get("timings")),
+            value.get("error"),
+        )
+
+
+def _output(choice: Choice) -> Output:
+    output = Output(choice.index)
+    if choice.finish_reason:
+        output.finish = word(choice.finish_reason, "other")
+    if choice.text:
+        output.kind |= ANSWER
+        output.size += utf8_size(choice.text)
+    if choice.reasoning:
+        output.kind |= REASONING
+        output.size += utf8_size(choice.reasoning)
+    count_told(output, choice.token_ids, choice.logprobs, len(choice.prompt_token_ids or ()))
+    return output
+
+
+def _loose_choice(value: dict[str, Any]) -> Choice:
+    finish = value.get("finish_reason")
+    ids, prompt_ids = value.get("token_ids"), value.get("prompt_token_ids")
+    return Choice(
+        count(value.get("index")) or 0,
+        as_text(value.get("text")),
+        as_text(value.get("reasoning")),
+        finish if isinstance(finish, str) else None,
+        loose_logprobs(value.get("logprobs")),
+        ids if isinstance(ids, list) else None,
+        prompt_ids if isinstance(prompt_ids, list) else None,
+    )
