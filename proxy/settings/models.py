@@ -299,7 +299,10 @@ class Config(Settings):
         le=1_000_000,
         description="Arrivals kept per stream; beyond it they are thinned, and the record says so.",
     )
-    access_log: Log = Field(default=None, description="One JSON line per request: `-` is standard output.")
+    access_log: Log = Field(
+        default="-",
+        description="One JSON line per request: `-` is standard output. What cannot be written is dropped.",
+    )
     trace_log: LogFile = Field(
         default=None, description="Arrivals of every scored stream, for `legato score`."
     )

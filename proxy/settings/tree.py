@@ -82,6 +82,7 @@ def key(loc: Loc) -> str:
 
 def read_file(tree: Tree, path: str) -> None:
     """Add a YAML file; what cannot be read becomes a problem with its line."""
+    tree.bad.append(("backends",))  # of a file that cannot be read nobody asks what is missing in it
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -101,6 +102,7 @@ def read_file(tree: Tree, path: str) -> None:
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         tree.problem((), f"is no YAML: {what}", value="", place=place)
         return
+    tree.bad.clear()
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == f"{_CORE}null"):
         return
     if not isinstance(root, yaml.MappingNode):

@@ -1,0 +1,252 @@
+"""The command ``legato``: serve, check, score, demo, version.
+
+Nothing heavy is imported before a command needs it: ``legato --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from proxy.config import Boot, Config
+
+_BAD_CONFIG = 2
+
+app = typer.Typer(
+    name="legato",
+    help="A transparent proxy in front of an LLM server that scores every stream while it flows.",
+    epilog="Start here: [bold]legato serve --upstream http://127.0.0.1:8000[/bold], then send requests to "
+    "http://127.0.0.1:8080. Without a server at hand: [bold]legato demo[/bold].",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+_SERVE_EXAMPLES = """[bold]Examples[/bold]
+
+One server behind it: [cyan]legato serve --upstream http://127.0.0.1:8000[/cyan]
+
+Stricter promises: [cyan]legato serve --upstream http://127.0.0.1:8000 --ttft 300ms --tbt 30ms[/cyan]
+
+Everything else in a file: [cyan]legato serve --config legato.yaml[/cyan]
+
+Flags win over LEGATO_ variables (LEGATO_TIMEOUTS__CONNECT=2s), those over the file.
+
+SIGHUP reloads the file. SIGTERM lets streams finish; Ctrl-C too, without `drain_delay`; twice ends at once."""
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("legato")
+
+
+@app.command(epilog=_SERVE_EXAMPLES)
+def serve(
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="The server's URL: the one backend, named [bold]default[/bold].", metavar="URL"),
+    ] = None,
+    ttft: Annotated[
+        str | None,
+        typer.Option(
+            help="Deadline of the first token, with its unit. [dim]default: 500ms[/dim]", metavar="TIME"
+        ),
+    ] = None,
+    tbt: Annotated[
+        str | None,
+        typer.Option(help="Deadline of each further token. [dim]default: 50ms[/dim]", metavar="TIME"),
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where clients connect: host:port or unix:/path; may be repeated. "
+            "[dim]default: 127.0.0.1:8080[/dim]",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(
+            help="Where /metrics, probes and the API are. [dim]default: 127.0.0.1:9464[/dim]",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", "-c", help="A YAML file with all other settings (or LEGATO_CONFIG).", metavar="FILE"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Data processes. [dim]default: 1[/dim]", metavar="N")
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(
+            help="One JSON line per request: off, - or a path. [dim]default: -[/dim]", metavar="WHERE"
+        ),
+    ] = None,
+    trace_log: Annotated[
+        str | None,
+        typer.Option(help="Write arrivals for [bold]legato score[/bold]: off or a path.", metavar="WHERE"),
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(help="Serve clients over TLS: certificate chain (PEM).", metavar="FILE")
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option(help="The certificate's private key (PEM).", metavar="FILE")
+    ] = None,
+) -> None:
+    """Forward requests to an LLM server and score every stream.
+
+    Bytes pass through untouched; what users felt is on the admin listener: [cyan]/metrics[/cyan] for
+    Prometheus, [cyan]/api/requests?sort=worst[/cyan] for people.
+    """
+    from proxy.config import default_file
+
+    given = {
+        "upstream": upstream,
+        "ttft": ttft,
+        "tbt": tbt,
+        "listen": listen or None,
+        "admin": admin,
+        "workers": workers,
+        "access_log": access_log,
+        "trace_log": trace_log,
+        "tls.cert_file": tls_cert,
+        "tls.key_file": tls_key,
+    }
+    boot: Boot = {
+        "file": config or default_file(),
+        "flags": {name: value for name, value in given.items() if value is not None},
+    }
+    start = {**boot, "bind": _bind(_load(boot))}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: modules come from where this one is installed, never from the working directory.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "proxy.supervisor", "--boot", json.dumps(start)])
+
+
+@app.command()
+def check(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file; without one, LEGATO_CONFIG.", metavar="FILE", show_default=False),
+    ] = None,
+) -> None:
+    """Check a configuration, LEGATO_ variables included: a summary, or every problem at once.
+
+    Each problem comes with its place, the value and the mend. Exit status: 0 ok, 2 if anything is wrong.
+    """
+    from proxy.config import default_file
+
+    path = file or default_file()
+    typer.echo(_summary(path, _load({"file": path, "flags": {}})))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"legato {_version()}")
+
+
+def _load(boot: Boot) -> Config:
+    """The configuration; prints everything that is wrong and exits 2."""
+    from proxy.config import ConfigErrors, load
+
+    try:
+        return load(boot)
+    except ConfigErrors as errors:
+        typer.echo(f"legato: {errors}", err=True)
+        raise typer.Exit(_BAD_CONFIG) from None
+
+
+def _bind(config: Config) -> dict[str, Any]:
+    """What the supervisor needs without reading the configuration itself."""
+    second = 1_000_000_000
+    shown = [
+        f"{name} {backend.url or 'unix:' + str(backend.uds)}" for name, backend in config.backends.items()
+    ]
+    more = [f"and {len(shown) - 3} more"] if len(shown) > 4 else []
+    return {
+        "listen": list(config.listen),
+        "admin": config.admin.listen,
+        "workers": config.workers,
+        "drain_delay_s": config.timeouts.drain_delay / second,
+        "drain_s": config.timeouts.drain / second,
+        "upstreams": ", ".join([*(shown[:3] if more else shown), *more]),
+        "tls": config.tls.cert_file is not None,
+        "version": _version(),
+    }
+
+
+def _summary(path: str | None, config: Config) -> str:
+    from proxy.config import as_written, cares
+
+    scheme = "https" if config.tls.cert_file else "http"
+    rows: list[tuple[str, str]] = [("listen", f"{where} ({scheme})") for where in config.listen]
+    rows.append(("admin", config.admin.listen + (" with a token" if config.admin.token else "")))
+    for name, backend in config.backends.items():
+        over = f" over unix:{backend.uds}" if backend.uds else ""
+        rows.append(("backend", f"{name}: {backend.url or 'http://localhost'}{over}"))
+    for route in config.routes:
+        rows.append(("route", f"{_conditions(route.match)} -> {route.target}"))
+    if not any(route.match.everything for route in config.routes):
+        rest = "everything else" if config.routes else "everything"
+        rows.append(("route", f"{rest} -> {next(iter(config.backends))}"))
+    for slo in config.slos:
+        told = as_written(slo)
+        promise = [f"ttft {_curve(told['ttft'])}", f"tbt {told['tbt']}", f"fluidity {told['fluidity']}"]
+        promise = promise if slo.fluidity else []
+        promise += [f"e2e {told['e2e']}"] if slo.e2e else []
+        rows.append(
+            ("slo", f"{slo.name}: {', '.join(promise)} for {told['objective']} of {_conditions(slo.match)}")
+        )
+    rows += [("care", sentence) for sentence in cares(config)]
+    return "\n".join(
+        [f"ok: {path or 'defaults and variables'}", *(f"  {kind:<8} {text}" for kind, text in rows)]
+    )
+
+
+def _conditions(match: Any) -> str:
+    given = [f"{kind} {glob}" for kind, glob in (("path", match.path), ("model", match.model)) if glob]
+    given += [f"header {name}: {glob}" for name, glob in match.header.items()]
+    return ", ".join(given) or "everything"
+
+
+def _curve(ttft: Any) -> str:
+    if not isinstance(ttft, dict):
+        return str(ttft)
+    return ", ".join(f"{time} at {tokens} prompt tokens" for tokens, time in ttft.items())
+
+
+def _register() -> None:
+    """Add the commands that live elsewhere; their modules import what is heavy when they run."""
+    from importlib import import_module
+
+    for name in ("proxy.commands.score", "deploy.demo.command"):
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+        else:
+            module.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    _register()
+    app(prog_name="legato")
+
+
+if __name__ == "__main__":
+    main()
