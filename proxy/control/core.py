@@ -62,6 +62,7 @@ class Controller:
         self._export_failures: list[Callable[[], dict[str, int]]] = []
         self._dropped: list[Callable[[], dict[str, int]]] = []
         self._failures = 0
+        self._render_failures = 0
         self._here: Worker | None = None  # the worker of ``feed``
         self._context = Context(instance, {slo.name: slo for slo in table.slos})
 
@@ -150,6 +151,16 @@ class Controller:
         """A worker has the table and nothing is draining."""
         return self.workers.connected > 0 and not self.draining
 
+    def render(
+        self, render: Callable[[Snapshot, str | None], tuple[bytes, str]], accept: str | None
+    ) -> tuple[bytes, str]:
+        """The exposition by an exporter; a failure is counted before it is raised."""
+        try:
+            return render(self.snapshot(), accept)
+        except Exception:
+            self._render_failures += 1
+            raise
+
     def snapshot(self) -> Snapshot:
         """Everything at this moment, immutable."""
         delays = self.workers.delays()
@@ -167,7 +178,9 @@ class Controller:
             blocked=delays["blocked"],
             dropped=_add(self.workers.dropped(), *(read() for read in self._dropped)),
             unmeasured=dict(self.ledger.unmeasured),
-            export_failures=_add(*(read() for read in self._export_failures)),
+            export_failures=_add(
+                {"prometheus": self._render_failures}, *(read() for read in self._export_failures)
+            ),
             reload_ok=self.reload_ok,
             workers=self.workers.connected,
             draining=self.draining,

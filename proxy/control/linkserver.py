@@ -179,9 +179,10 @@ class LinkServer:
                 self.fold_slice()
                 await asyncio.sleep(0)
 
-    def fold_all(self) -> None:
-        """Fold everything that is queued, however long it takes (at the end)."""
-        while self._queue:
+    def fold_for(self, at_most_ns: int) -> None:
+        """Fold what is queued without giving way (at the end)."""
+        until_ns = self._monotonic_ns() + at_most_ns
+        while self._queue and self._monotonic_ns() < until_ns:
             self.fold_slice()
 
     def fold_slice(self) -> None:

@@ -1,0 +1,148 @@
+"""``/api/requests``: the recent and the worst records, and one of them with its timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+from msgspec import Meta, Struct
+from pydantic import BaseModel, ConfigDict
+
+from proxy.control.core import Controller
+from proxy.control.record import Record, Timeline
+from proxy.control.schema import ApiError, answers, reply
+from proxy.control.settle import Settled
+from proxy.control.store import Store
+from proxy.control.timeline import timeline
+from scoring.outcome import Outcome, SloResult
+
+
+class RecordPage(Struct, frozen=True):
+    """Records that match, newest or worst first."""
+
+    requests: list[Record]
+    matched: Annotated[int, Meta(description="how many matched, those beyond `limit` included")]
+    searched: Annotated[int, Meta(description="how many are kept at all")]
+
+
+class RecordDetail(Record, frozen=True, kw_only=True):
+    """One record with its timeline (``null`` where it was not streamed or its arrivals are gone)."""
+
+    timeline: Timeline | None
+
+
+STRUCTS: Final = (RecordPage, RecordDetail)
+
+_Name = Annotated[str | None, Query(max_length=256)]
+
+
+class Filters(BaseModel):
+    """What to show; every condition that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sort: Annotated[
+        Literal["recent", "worst"], Query(description="`worst`: lowest fluidity, then most missed deadlines.")
+    ] = "recent"
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+    backend: _Name = None
+    model: _Name = None
+    slo: _Name = None
+    outcome: Outcome | None = None
+    slo_result: SloResult | None = None
+    stream: Annotated[bool | None, Query(description="Streamed or not.")] = None
+    status: Annotated[int | None, Query(ge=100, le=999)] = None
+    min_missed: Annotated[int | None, Query(ge=0, description="At least so many missed deadlines.")] = None
+    max_fluidity: Annotated[float | None, Query(ge=0, le=1, description="Fluidity at most this.")] = None
+    min_duration_s: Annotated[float | None, Query(ge=0)] = None
+    id: _Name = None
+    request_id: _Name = None
+    response_id: _Name = None
+    trace_id: _Name = None
+
+    def conditions(self) -> list[Callable[[Settled], bool]]:
+        """Those that are given, as predicates."""
+        given: list[Callable[[Settled], bool]] = []
+        for name, read in _EQUAL.items():
+            wanted = getattr(self, name)
+            if wanted is not None:
+                given.append(lambda settled, read=read, wanted=wanted: read(settled) == wanted)  # type: ignore[misc]
+        if (missed := self.min_missed) is not None:
+            given.append(lambda settled: (settled.record.missed or 0) >= missed)
+        if (fluidity := self.max_fluidity) is not None:
+            given.append(lambda settled: _fluidity(settled) <= fluidity)
+        if (duration_s := self.min_duration_s) is not None:
+            given.append(lambda settled: settled.duration_ns >= duration_s * 1e9)
+        return given
+
+
+_EQUAL: Final[dict[str, Callable[[Settled], Any]]] = {
+    "backend": lambda settled: settled.facts.backend,
+    "model": lambda settled: settled.model,
+    "slo": lambda settled: settled.facts.slo,
+    "outcome": lambda settled: settled.outcome,
+    "slo_result": lambda settled: settled.result,
+    "stream": lambda settled: settled.as_stream,
+    "status": lambda settled: settled.facts.status,
+    "id": lambda settled: settled.facts.id,
+    "request_id": lambda settled: settled.facts.request_id,
+    "response_id": lambda settled: settled.names[1],
+    "trace_id": lambda settled: settled.facts.trace_id,
+}
+
+
+def _fluidity(settled: Settled) -> float:
+    """For comparing; what has none is beyond every bound."""
+    fluidity = settled.record.fluidity
+    return 2.0 if fluidity is None else fluidity
+
+
+def requests_router(controller: Controller) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/api/requests", tags=["requests"])
+
+    @router.get("", summary="Recent or worst requests", **answers(RecordPage, 401, 403))
+    async def list_requests(filters: Annotated[Filters, Query()]) -> Response:
+        return reply(select(controller.store, filters))
+
+    @router.get("/{id}", summary="One request with its timeline", **answers(RecordDetail, 401, 403, 404))
+    async def one_request(
+        id: Annotated[str, Path(max_length=256, description="Its id, request_id, response_id or trace_id.")],
+    ) -> Response:
+        kept = controller.store.find(id)
+        if kept is None:
+            raise ApiError(
+                404,
+                "no kept request has this id, request_id, response_id or trace_id",
+                "only the most recent and the worst requests are kept: the access log has all of them",
+            )
+        settled = kept.settled
+        shown = timeline(settled) if kept.arrivals else None
+        fields = {name: getattr(settled.record, name) for name in settled.record.__struct_fields__}
+        return reply(RecordDetail(**fields, timeline=shown))
+
+    return router
+
+
+def select(store: Store, filters: Filters) -> RecordPage:
+    """The records that match."""
+    conditions = filters.conditions()
+    everything = list(_distinct(store))
+    found = [settled for settled in everything if all(holds(settled) for holds in conditions)]
+    if filters.sort == "worst":
+        found = [settled for settled in found if settled.record.fluidity is not None]
+        found.sort(key=lambda settled: (_fluidity(settled), -(settled.record.missed or 0)))
+    else:
+        found.sort(key=lambda settled: settled.facts.received_unix_ns + settled.duration_ns, reverse=True)
+    return RecordPage([settled.record for settled in found[: filters.limit]], len(found), len(everything))
+
+
+def _distinct(store: Store) -> Iterator[Settled]:
+    seen: set[str] = set()
+    books: Iterable[Iterable[Any]] = (store.recent, store.worst)
+    for book in books:
+        for kept in book:
+            if kept.settled.facts.id not in seen:
+                seen.add(kept.settled.facts.id)
+                yield kept.settled

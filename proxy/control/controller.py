@@ -1,0 +1,268 @@
+"""The control process: ``python -m proxy.control.controller --boot JSON --admin-fd N --link-fd M``.
+
+Composition root: configuration -> table, link server, books, logs, admin API; signals and reload.
+HUP reads the configuration again, USR1 says that draining has begun, TERM and INT end the process within
+``END_S``.  Both listening sockets are inherited and outlive it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+import uvloop
+
+from proxy import clock
+from proxy.config import Boot, Config, ConfigErrors, load, redacted, restart_needed, watched_files
+from proxy.control.api import create_app
+from proxy.control.core import Controller
+from proxy.control.linkserver import LinkServer
+from proxy.control.logs import Logs, Target
+from proxy.parent import ParentWatch
+from proxy.tables import build_table
+
+__all__ = ["Controller", "Process", "main"]
+
+_log = logging.getLogger("legato.control")
+
+#: From the order to end until the process is gone.
+END_S: Final = 2.0
+_TICK_S: Final = 1.0
+#: A worker that is alive has a second to connect again before control ends for want of a parent.
+_ORPHAN_TICKS: Final = 3
+
+
+class Process:
+    """Everything that the control process holds.  ``run`` returns when it was told to end."""
+
+    def __init__(self, boot: Boot, config: Config, admin: socket.socket, link: socket.socket) -> None:
+        self.boot = boot
+        self.config = config
+        self.reload_error: str | None = None
+        self.logs = Logs(lambda sentence: _log.warning("%s", sentence))
+        self.controller = Controller(
+            build_table(config, 1),
+            instance=socket.gethostname(),
+            version=version(),
+            unix_ns=clock.unix_ns,
+            monotonic_ns=clock.monotonic_ns,
+            sinks=[self.logs],
+        )
+        self.controller.watch_exporter(self.logs.failures, self.logs.dropped)
+        self.link = LinkServer(self.controller, clock.monotonic_ns)
+        self._admin, self._link_socket = admin, link
+        self._server = _server(self)
+        self._end = asyncio.Event()
+        self._parent = ParentWatch()
+        self._orphan_ticks = 0
+        self._marks = self._look()
+
+    # ------------------------------------------------------------ running
+
+    async def run(self) -> None:
+        """Serve until told to end, then flush."""
+        loop = asyncio.get_running_loop()
+        for number, act in (
+            (signal.SIGHUP, self.reload),
+            (signal.SIGUSR1, self.drain),
+            (signal.SIGTERM, self._end.set),
+            (signal.SIGINT, self._end.set),
+        ):
+            loop.add_signal_handler(number, act)
+        self._configure_logs()
+        workers = await loop.create_unix_server(self.link.protocol, sock=self._link_socket)
+        tasks = [
+            asyncio.create_task(job, name=name)
+            for name, job in (
+                ("fold", self.link.run()),
+                ("tick", self._tick()),
+                ("admin", self._server.serve(sockets=[self._admin])),
+            )
+        ]
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not look at it
+        ended = asyncio.create_task(self._end.wait(), name="end")
+        done, _ = await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {ended}:
+            _log.error("the %s task ended: %r", task.get_name(), task.exception() or "too early")
+        workers.close()
+        await self._finish(tasks)
+
+    async def _finish(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Book what has arrived, write the logs, let the admin API finish; all within ``END_S``."""
+        self._server.should_exit = True
+        self.link.fold_for(int(END_S * 0.25e9))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.logs.close, END_S * 0.5)
+        _, left = await asyncio.wait(tasks[2:], timeout=END_S * 0.25)
+        for task in {*tasks[:2], *left}:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.controller.sweep()
+            self._watch()
+            self._orphaned()
+
+    def _orphaned(self) -> None:
+        """A supervisor that was killed leaves us behind: end once its workers have."""
+        alone = self._parent.gone() and self.controller.workers.connected == 0
+        self._orphan_ticks = self._orphan_ticks + 1 if alone else 0
+        if self._orphan_ticks >= _ORPHAN_TICKS:
+            _log.warning("the supervisor is gone and no worker is connected: ending")
+            self._end.set()
+
+    # ------------------------------------------------------------ draining and reloading
+
+    def drain(self) -> None:
+        """The host stops taking traffic: not ready from now on, everything else goes on."""
+        _log.info("draining: not ready any more")
+        self.controller.draining = True
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing."""
+        self._marks = self._look()
+        try:
+            config = load(self.boot)
+            table = build_table(config, self.controller.table.version + 1)
+        except (ConfigErrors, OSError, ValueError) as error:
+            self.reload_error = str(error)
+            self.controller.reload_ok = False
+            _log.error("the configuration was not reloaded, the old one stays in force: %s", error)
+            return
+        for name in restart_needed(self.config, config):
+            _log.warning("the change of %s takes a restart of Legato", name)
+        self.config = config
+        self.reload_error = None
+        self.controller.reload_ok = True
+        self.controller.set_table(table)
+        self.link.send_table()
+        self._configure_logs()
+        self._marks = self._look()
+        _log.info("the configuration was reloaded: table %d is in force", table.version)
+
+    def _watch(self) -> None:
+        """Reload when a watched file changed; certificates are read again whether or not ``watch`` is on."""
+        marks = self._look()
+        if marks == self._marks:
+            return
+        changed = [path for path in marks if marks[path] != self._marks.get(path)]
+        self._marks = marks
+        if self.config.watch:
+            _log.info("changed: %s", ", ".join(changed) or "the list of files")
+            self.reload()
+        elif any(path != self.boot["file"] for path in changed):
+            _log.info("changed: %s; workers read their certificates again", ", ".join(changed))
+            table = self.controller.table
+            self.controller.set_table(msgspec.structs.replace(table, version=table.version + 1))
+            self.link.send_table()
+
+    def _look(self) -> dict[str, tuple[int, int, int]]:
+        """What tells that a file was replaced or written: time, size, inode."""
+        marks: dict[str, tuple[int, int, int]] = {}
+        for path in watched_files(self.boot, self.config):
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                marks[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
+        return marks
+
+    def _configure_logs(self) -> None:
+        config = self.config
+        self.logs.configure(Target(config.access_log), Target(config.trace_log, config.trace_log_max))
+
+    # ------------------------------------------------------------ what the admin API asks
+
+    def show_config(self) -> dict[str, Any]:
+        """The configuration in force, without secrets."""
+        return redacted(self.config)
+
+    def token(self) -> str | None:
+        """What readers of the admin API must send."""
+        token = self.config.admin.token
+        return None if token is None else token.get_secret_value()
+
+
+class AdminServer(uvicorn.Server):
+    """uvicorn that leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ``Process.run``'s."""
+        yield
+
+
+def _server(process: Process) -> AdminServer:
+    app = create_app(
+        process.controller,
+        config=process.show_config,
+        token=process.token,
+        reload_error=lambda: process.reload_error,
+    )
+    return AdminServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            proxy_headers=False,  # X-Forwarded-For must make nobody local
+            server_header=False,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            limit_concurrency=256,
+        )
+    )
+
+
+def version() -> str:
+    """The installed version, ``0`` for a tree that is not installed."""
+    try:
+        return metadata.version("legato")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the control process; 0 after a clean end, 1 if it could not start, 2 for a bad configuration."""
+    parser = argparse.ArgumentParser(prog="legato-control")
+    parser.add_argument("--boot", required=True, help="JSON: {file, flags}")
+    parser.add_argument("--admin-fd", required=True, type=int, help="listening socket of the admin API")
+    parser.add_argument("--link-fd", required=True, type=int, help="listening Unix socket for the workers")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="legato control: %(message)s", stream=sys.stderr, force=True
+    )
+    boot: Boot = json.loads(given.boot)
+    boot = {"file": boot.get("file"), "flags": boot.get("flags") or {}}
+    try:
+        config = load(boot)
+        admin, link = socket.socket(fileno=given.admin_fd), socket.socket(fileno=given.link_fd)
+    except (ConfigErrors, OSError) as error:
+        _log.error("%s", error)
+        return 2 if isinstance(error, ConfigErrors) else 1
+
+    async def run() -> None:
+        await Process(boot, config, admin, link).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

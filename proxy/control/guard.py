@@ -1,0 +1,74 @@
+"""Who may read the admin API.
+
+``/healthz``, ``/readyz`` and ``/metrics`` are open.  For the rest: with a token, everybody must send it;
+without one, only clients on this host are served, and only under a name that means this host (else a web
+page could reach the API through a name that it lets resolve to 127.0.0.1).
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import Request
+
+from proxy.control.schema import ApiError
+
+_MEND_403: Final = (
+    "set admin.token_file (or LEGATO_ADMIN__TOKEN) and send 'Authorization: Bearer TOKEN', "
+    "or ask from this host by 127.0.0.1 or localhost"
+)
+
+
+class Guard:
+    """A dependency of every route that is not open.  ``token`` is read at each request: a reload counts."""
+
+    def __init__(self, token: Callable[[], str | None]) -> None:
+        self._token = token
+
+    def __call__(self, request: Request) -> None:
+        """Pass, or raise ``ApiError`` 401 or 403."""
+        token = self._token()
+        if token is None:
+            self._only_this_host(request)
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            raise ApiError(
+                401,
+                "this API needs its token",
+                "send 'Authorization: Bearer TOKEN' with the token of admin.token_file",
+                {"www-authenticate": "Bearer"},
+            )
+
+    @staticmethod
+    def _only_this_host(request: Request) -> None:
+        client = request.client
+        if client is not None and client.host and not is_loopback(client.host):
+            raise ApiError(403, f"no token is configured, and {client.host} is not this host", _MEND_403)
+        host = host_of(request.headers.get("host", "localhost"))
+        if not is_loopback(host):
+            raise ApiError(
+                403, "no token is configured, and the Host header does not name this host", _MEND_403
+            )
+
+
+def host_of(header: str) -> str:
+    """The host of a Host header, without brackets and port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.rpartition(":")[0] if header.count(":") == 1 else header
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this host."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

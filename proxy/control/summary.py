@@ -1,0 +1,241 @@
+"""The summary of the admin API: what was settled since the start, what is in flight, and our own share.
+
+Pure: from the books to frozen structs.  Quantiles of ``*_s`` come from sketches (relative error at most 1%),
+those of ``proxy`` from exported buckets (the bucket's upper bound).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from proxy.control.core import Controller
+from proxy.control.ledger import DURATION, FLUIDITY, NORMALIZED, TBT, TPOT, TTFT, GroupBook, bounds_of
+from proxy.control.record import iso_time
+from proxy.control.settle import GroupKey
+from proxy.control.snapshot import Hist, Snapshot
+from proxy.link import GroupNow
+from scoring.sketch import LogHistogram
+
+Seconds = Annotated[float | None, Meta(description="seconds; null where nothing was observed")]
+
+
+class Quantiles(Struct, frozen=True):
+    """Quantiles over requests, or over gaps between tokens for ``tbt_s``."""
+
+    p50: Seconds
+    p90: Seconds
+    p99: Seconds
+    max: Seconds
+
+
+class FluidityQuantiles(Struct, frozen=True):
+    """The lower end matters: ``p1`` is what the worst of a hundred requests had."""
+
+    p1: float | None
+    p50: float | None
+
+
+class InFlight(Struct, frozen=True):
+    """The streams in flight now; a picture of the last beats, in no total."""
+
+    requests: int
+    overdue: Annotated[int, Meta(description="streams whose next token is overdue now")]
+    missed_deadlines: Annotated[int, Meta(description="deadlines missed so far")]
+    worst_overdue_s: float
+
+
+class GroupSummary(Struct, frozen=True, kw_only=True):
+    """One (backend, model, slo), or everything (``null`` names)."""
+
+    backend: str | None
+    model: str | None
+    slo: str | None
+    requests: int
+    outcomes: dict[str, int]
+    results: dict[str, int]
+    good_ratio: Annotated[float | None, Meta(description="good / (good + bad)")]
+    fluidity: FluidityQuantiles
+    share_under_target: Annotated[
+        float | None, Meta(description="share of scored streams below their target")
+    ]
+    deadlines: Annotated[dict[str, int], Meta(description="met, missed, suspect, client_blocked")]
+    deadline_miss_rate: Annotated[float | None, Meta(description="missed / (met + missed)")]
+    ttft_s: Quantiles
+    tbt_s: Quantiles
+    tpot_s: Quantiles
+    normalized_latency_s: Quantiles
+    duration_s: Quantiles
+    output_tokens: int
+    prompt_tokens: int
+    fluid_token_rate: Annotated[
+        float | None, Meta(description="tokens per second at which 99% of requests stay fluid")
+    ]
+    fluid_token_rate_reason: Annotated[str | None, Meta(description="why there is none")]
+    in_flight: InFlight
+
+
+class DelayShare(Struct, frozen=True):
+    """A delay of our own: upper bounds of the buckets in which the quantiles fall."""
+
+    count: int
+    p50_s: float | None
+    p99_s: float | None
+    p999_s: float | None
+    sum_s: float
+
+
+class ProxySummary(Struct, frozen=True):
+    """Is it us?  And are we blind?"""
+
+    forward: DelayShare
+    event_loop_lag: DelayShare
+    client_blocked: DelayShare
+    workers: int
+    dropped: dict[str, int]
+    unmeasured: dict[str, int]
+    export_failures: dict[str, int]
+    draining: bool
+
+
+class BackendSummary(Struct, frozen=True):
+    """One backend's pools over all workers."""
+
+    name: str
+    up: bool
+    active: int
+    idle: int
+    connecting: int
+    addresses: int
+
+
+class Summary(Struct, frozen=True):
+    """Everything since the control process began."""
+
+    instance: str
+    version: str
+    since: str
+    at: str
+    window_s: float
+    total: GroupSummary
+    groups: list[GroupSummary]
+    backends: list[BackendSummary]
+    proxy: ProxySummary
+
+
+def summarise(controller: Controller) -> Summary:
+    """The summary of this moment."""
+    snapshot = controller.snapshot()
+    now = {GroupKey(each.backend, each.model, each.slo): each for each in snapshot.now}
+    books = controller.ledger.groups
+    empty = GroupBook(bounds_of(controller.slos))
+    total = GroupBook(bounds_of(controller.slos))
+    for book in books.values():
+        total.merge(book)
+    keys = sorted(books.keys() | now.keys())
+    return Summary(
+        instance=snapshot.instance,
+        version=snapshot.version,
+        since=iso_time(snapshot.since_unix_ns),
+        at=iso_time(snapshot.at_unix_ns),
+        window_s=round((snapshot.at_unix_ns - snapshot.since_unix_ns) / 1e9, 3),
+        total=_group(None, total, snapshot.now),
+        groups=[_group(key, books.get(key, empty), [now[key]] if key in now else []) for key in keys],
+        backends=[
+            BackendSummary(b.name, b.up, b.active, b.idle, b.connecting, b.addresses)
+            for b in snapshot.backends
+        ],
+        proxy=_proxy(snapshot),
+    )
+
+
+def _group(key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow]) -> GroupSummary:
+    rate, reason = book.rate()
+    sketches = book.sketches
+    return GroupSummary(
+        backend=None if key is None else key.backend,
+        model=None if key is None else key.model,
+        slo=None if key is None else key.slo,
+        requests=sum(book.outcomes.values()),
+        outcomes=dict(book.outcomes),
+        results=dict(book.results),
+        good_ratio=_ratio(book.results["good"], book.results["good"] + book.results["bad"]),
+        fluidity=FluidityQuantiles(*(_rounded(sketches[FLUIDITY].quantile(q)) for q in (0.01, 0.5))),
+        share_under_target=_ratio(book.under_target, book.scored),
+        deadlines=dict(book.deadlines),
+        deadline_miss_rate=_ratio(book.deadlines["missed"], book.deadlines["met"] + book.deadlines["missed"]),
+        ttft_s=_quantiles(sketches[TTFT]),
+        tbt_s=_quantiles(sketches[TBT]),
+        tpot_s=_quantiles(sketches[TPOT]),
+        normalized_latency_s=_quantiles(sketches[NORMALIZED]),
+        duration_s=_quantiles(sketches[DURATION]),
+        output_tokens=_tokens(book.output_tokens),
+        prompt_tokens=_tokens(book.prompt_tokens),
+        fluid_token_rate=_rounded(rate),
+        fluid_token_rate_reason=reason,
+        in_flight=_in_flight(now),
+    )
+
+
+def _in_flight(now: Iterable[GroupNow]) -> InFlight:
+    held = list(now)
+    return InFlight(
+        requests=sum(each.in_flight for each in held),
+        overdue=sum(each.overdue for each in held),
+        missed_deadlines=sum(each.missed for each in held),
+        worst_overdue_s=round(max((each.worst_overdue_ns for each in held), default=0) / 1e9, 6),
+    )
+
+
+def _quantiles(sketch: LogHistogram) -> Quantiles:
+    return Quantiles(*(_rounded(sketch.quantile(q)) for q in (0.5, 0.9, 0.99, 1.0)))
+
+
+def _proxy(snapshot: Snapshot) -> ProxySummary:
+    return ProxySummary(
+        forward=_delay(snapshot.forward),
+        event_loop_lag=_delay(snapshot.lag),
+        client_blocked=_delay(snapshot.blocked),
+        workers=snapshot.workers,
+        dropped=snapshot.dropped,
+        unmeasured=snapshot.unmeasured,
+        export_failures=snapshot.export_failures,
+        draining=snapshot.draining,
+    )
+
+
+def _delay(hist: Hist) -> DelayShare:
+    return DelayShare(
+        count=hist.count,
+        p50_s=bucket_quantile(hist, 0.5),
+        p99_s=bucket_quantile(hist, 0.99),
+        p999_s=bucket_quantile(hist, 0.999),
+        sum_s=round(hist.sum, 6),
+    )
+
+
+def bucket_quantile(hist: Hist, q: float) -> float | None:
+    """The upper bound of the bucket that holds the q-quantile (the last bound where it lies beyond)."""
+    wanted = q * hist.count
+    if not hist.count:
+        return None
+    seen = 0
+    for bound, counted in zip(hist.bounds, hist.counts, strict=False):
+        seen += counted
+        if seen >= wanted:
+            return bound
+    return hist.bounds[-1]
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _tokens(by_source: Mapping[str, int]) -> int:
+    return sum(by_source.values())
