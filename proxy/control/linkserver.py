@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from proxy.control.workers import Worker
 from proxy.link import (
@@ -65,8 +65,7 @@ class Connection(asyncio.Protocol):
         self._acked = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self._server.joined(self)
 
     def data_received(self, data: bytes) -> None:

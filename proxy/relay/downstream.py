@@ -31,7 +31,7 @@ _AHEAD_LIMIT: Final = 64 * 1024
 #: How long, and how much, we read on after an early answer, so that a reset does not overtake it.
 _LINGER_S: Final = 2.0
 _BODYLESS: Final = frozenset((204, 304))
-_SERVES: Final = frozenset((b"1.1", b"1.0"))
+_SERVES: Final = frozenset(("1.1", "1.0"))
 
 
 class Listener(Protocol):
