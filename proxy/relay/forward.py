@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.relay.headers import Fields, end_to_end
+from proxy.relay.headers import Fields, end_to_end, find
 from proxy.relay.upstream import request_head
 
 if TYPE_CHECKING:
     from proxy.relay.downstream import Client
     from proxy.relay.pool import Pool
-    from proxy.relay.worker import Worker
+    from proxy.relay.relay import Exchange
 
 #: ``Expect`` is answered by us, since the body is in our hands when the upstream is asked.
 _EXPECT = frozenset((b"expect",))
@@ -33,18 +33,20 @@ def origin_form(target: bytes) -> bytes:
     return rest[slash:]
 
 
-def upstream_head(client: Client, pool: Pool, worker: Worker) -> bytes:
+def upstream_head(exchange: Exchange, pool: Pool) -> bytes:
     """The request's head for ``pool``'s backend."""
+    client = exchange.client
     fields = end_to_end(client.fields, _EXPECT)
     if pool.rewrite_host or client.version == "1.0":
         fields = _with_host(fields, pool)
     if client.upload_chunked:
         fields.append((b"Transfer-Encoding", b"chunked"))
-    table = worker.table
+    table = exchange.worker.table
     if table.forwarded_headers:
-        fields = _forwarded(fields, client, worker)
+        trusted = exchange.worker.trusts(client.peer)
+        fields = _forwarded(fields, client, trusted=trusted)
     if table.request_id_header is not None:
-        fields = worker.with_request_id(client, fields)
+        fields = with_request_id(exchange, fields)
     target = origin_form(client.target)
     if pool.base and target != b"*":
         target = pool.base + target
@@ -76,10 +78,18 @@ def _with_host(fields: Fields, pool: Pool) -> Fields:
     return out if seen else [host, *out]
 
 
-def _forwarded(fields: Fields, client: Client, worker: Worker) -> Fields:
+def with_request_id(exchange: Exchange, fields: Fields) -> Fields:
+    """``fields`` with the configured request-id header: the client's own where it sent one, else ours."""
+    name = exchange.worker.table.request_id_header
+    if name is None or find(fields, name.lower().encode()) is not None:
+        return fields
+    theirs = find(exchange.client.fields, name.lower().encode())
+    return [*fields, (name.encode(), theirs if theirs is not None else exchange.id.encode())]
+
+
+def _forwarded(fields: Fields, client: Client, *, trusted: bool) -> Fields:
     """``X-Forwarded-*``: appended to what a trusted proxy sent, in place of what anyone else did."""
     address = client.peer[0] if client.peer else "unknown"
-    trusted = worker.trusts(address)
     names = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
     before = {name: b"" for name in names}
     out: Fields = []

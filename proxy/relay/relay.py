@@ -19,7 +19,7 @@ from proxy.errors import UpstreamError
 from proxy.link import Facts
 from proxy.relay import delays
 from proxy.relay.call import Call, read_call
-from proxy.relay.forward import target_path, upstream_head, upstream_pieces
+from proxy.relay.forward import target_path, upstream_head, upstream_pieces, with_request_id
 from proxy.relay.headers import ResponseHead
 from proxy.relay.tap import open_tap
 
@@ -60,6 +60,7 @@ class Exchange:
         "error",
         "first_byte_ns",
         "head_ns",
+        "id",
         "peer",
         "sent_ns",
         "status",
@@ -73,6 +74,7 @@ class Exchange:
         self.client = client
         self.call = call
         self.arm = arm
+        self.id = worker.ids.new(client.received_unix_ns)
         self.connection: Connection | None = None
         self.tap: Any = None
         self.end: str | None = None
@@ -102,6 +104,9 @@ class Exchange:
     async def run(self) -> None:
         """From the arm to the end.  Returns when the exchange is over; ``end`` says how."""
         client = self.client
+        if client.gone:
+            self._over("client_left", monotonic_ns())
+            return
         pool = self.worker.pools[self.arm.backend]
         connection = pool.take()
         if connection is None:
@@ -114,7 +119,7 @@ class Exchange:
             connection = opened
         self.connection = connection
         self.peer = connection.peer
-        head = upstream_head(client, pool, self.worker)
+        head = upstream_head(self, pool)
         pieces = upstream_pieces(client)
         streaming = not client.complete
         connection.send(self, head, pieces, head_only=client.method == b"HEAD", more=streaming)
@@ -166,7 +171,7 @@ class Exchange:
         worker = self.worker
         fields = head.fields
         if worker.table.request_id_header is not None:
-            fields = worker.with_request_id(self.client, fields)
+            fields = with_request_id(self, fields)
         self.client.start(head.status, head.reason, fields, head.framing)
         self.streamed = head.content_type.startswith(b"text/event-stream")
         if worker.measuring and not worker.shedding:
@@ -348,7 +353,7 @@ class Exchange:
             stream = worker.unmeasured()
         return Facts(
             seq=seq,
-            id=worker.new_id(client.received_unix_ns),
+            id=self.id,
             received_unix_ns=client.received_unix_ns,
             received_ns=client.received_ns,
             end_ns=self.end_ns,
@@ -376,7 +381,7 @@ class Exchange:
             stream=stream,
             blocked=tuple(self.blocked),
             forward_p99_ns=delays.quantile_ns(self.delay_counts, 0.99),
-            loop_lag_max_ns=worker.lag_between(client.received_ns, self.end_ns),
+            loop_lag_max_ns=worker.lag.max_between(client.received_ns, self.end_ns),
             attempts=self.attempts,
         )
 

@@ -17,7 +17,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, cast
 
 import httptools
 

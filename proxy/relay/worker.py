@@ -1,0 +1,334 @@
+"""Composition root of a data process: ``python -m proxy.relay.worker --id K --listen-fd N --link PATH``.
+
+The worker serves what its listening sockets bring.  It knows nothing of files, stores or exporters: its
+table comes over the link, and its facts leave by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import uvloop
+from fastapi import FastAPI
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from proxy.clock import monotonic_ns, unix_ns
+from proxy.link import Beat, Facts, GroupNow, Stream, Table
+from proxy.parent import die_with_parent
+from proxy.relay import flight
+from proxy.relay.delays import Octaves
+from proxy.relay.downstream import protocol_class
+from proxy.relay.ids import Ids
+from proxy.relay.lag import LoopLag
+from proxy.relay.linkclient import LinkClient
+from proxy.relay.listener import Listeners
+from proxy.relay.pool import Pool
+from proxy.relay.record_tags import Tags
+from proxy.relay.relay import Exchange, Relay
+from proxy.relay.route import RouteTable
+from proxy.relay.tasks import spawn
+
+if TYPE_CHECKING:
+    from proxy.relay.downstream import Client
+
+log = logging.getLogger("legato.worker")
+
+#: A mean loop lag above this sheds measuring for new streams; below a fifth of it, measuring comes back.
+_SHED_NS: Final = 25_000_000
+_LINK_FLUSH_S: Final = 2.0
+_PAGE: Final = resource.getpagesize()
+
+
+class DataApp(FastAPI):
+    """FastAPI, with the data path answered ahead of its middleware."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(openapi_url=None)
+        self.relay = relay
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self.relay(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class Worker:
+    """One data process: its table, its pools, its exchanges, its budgets (``downstream.Limits``)."""
+
+    def __init__(self, number: int, link_path: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.number = number
+        self.link = LinkClient(number, os.getpid(), link_path, self.apply)
+        self.ids = Ids()
+        self.lag = LoopLag(self.loop)
+        self.forward = Octaves()
+        self.blocked = Octaves()
+        self.dropped: Counter[str] = Counter()
+        self.exchanges: set[Exchange] = set()
+        self.pools: dict[str, Pool] = {}
+        self.table: Table
+        self.routes: RouteTable
+        self.tags: Tags
+        self.ready = asyncio.Event()  # a table is there
+        self.state = ServerState()
+        self.listeners = Listeners(self)
+        self.draining = False
+        self.measuring = True
+        self.shedding = False
+        self._sweeping = False
+        # Limits: what the client connections read.
+        self.head_limit = self.body_limit = self.stream_buffer = 0
+        self.body_room = self.stream_room = 0
+        self.client_head_s = self.client_keepalive_s = 0.0
+
+    # ------------------------------------------------------------------ the table
+
+    def apply(self, table: Table) -> None:
+        """Take a new table: requests from now on see it, those in flight keep what they were promised."""
+        old = getattr(self, "table", None)
+        pools: dict[str, Pool] = {}
+        try:
+            for spec in table.backends:
+                known = self.pools.get(spec.name)
+                same = known is not None and known.spec == spec and known.timeouts == table.timeouts
+                pools[spec.name] = known if same and known is not None else Pool(spec, table.timeouts)
+            routes = RouteTable(table)
+            self.listeners.certificates(table)
+        except (OSError, ValueError) as error:
+            log.error("worker %d keeps its table: the new one cannot be used: %s", self.number, error)
+            return
+        for name, pool in self.pools.items():
+            if pools.get(name) is not pool:
+                pool.close()
+        self.pools, self.table, self.routes = pools, table, routes
+        self.tags = Tags(table)
+        self.body_room += table.body_budget - (old.body_budget if old else 0)
+        self.stream_room += table.stream_budget - (old.stream_budget if old else 0)
+        self.head_limit, self.body_limit = table.head_limit, table.body_limit
+        self.stream_buffer = table.stream_buffer
+        self.client_head_s = table.timeouts.client_head_ns / 1e9
+        self.client_keepalive_s = table.timeouts.client_keepalive_ns / 1e9
+        self.measuring = table.measure
+        self.ready.set()
+
+    # ------------------------------------------------------------------ what exchanges ask
+
+    def trusts(self, peer: tuple[str, int] | None) -> bool:
+        """Whether a peer's own ``X-Forwarded-*`` is believed."""
+        return self.tags.trusts(peer)
+
+    def unmeasured(self) -> Stream:
+        """The stand-in for a stream that had no tap."""
+        return Stream("", unmeasured="shed" if self.shedding else "switched_off")
+
+    def count(self, what: str) -> None:
+        """Count something that was let go or went wrong (closed list: the catalog's ``what``)."""
+        self.dropped[what] += 1
+
+    def ended(self, exchange: Exchange, *, recorded: bool) -> None:
+        """An exchange is over: its facts go to the control process."""
+        self.forward.fold(exchange.delay_counts, exchange.delay_sum_ns)
+        if exchange.tap is not None and exchange.tap.faults:
+            self.dropped["tap_faults"] += exchange.tap.faults
+        if recorded:
+            self.link.facts(exchange.facts)
+
+    def refused(self, client: Client, status: int, code: str) -> None:
+        """A request that never became an exchange: our own 4xx (or 501)."""
+        if client.gone and not client.started:
+            return
+        now_ns = monotonic_ns()
+        path = client.target.partition(b"?")[0].decode("latin-1") if code != "bad_request" else ""
+        slo = self.table.slos[-1]
+
+        def build(seq: int) -> Facts:
+            return Facts(
+                seq=seq,
+                id=self.ids.new(client.received_unix_ns),
+                received_unix_ns=client.received_unix_ns,
+                received_ns=client.received_ns,
+                end_ns=now_ns,
+                end="refused",
+                method=client.method.decode("ascii", "replace"),
+                path=path,
+                status=status,
+                streamed=False,
+                stream_asked=False,
+                model=None,
+                backend=None,
+                slo=slo.name,
+                ttft_target_ns=slo.ttft_points[0][1],
+                tbt_target_ns=slo.tbt_ns,
+                prompt_tokens_estimated=0,
+                error=code,
+            )
+
+        self.link.facts(build)
+
+    # ------------------------------------------------------------------ once a second
+
+    def upkeep(self) -> None:
+        """Idle connections, shedding, and the beat."""
+        self.loop.call_later(1.0, self.upkeep)
+        now_ns = monotonic_ns()
+        for pool in self.pools.values():
+            pool.sweep(now_ns)
+        mean_ns = self.lag.mean_and_reset_ns()
+        if self.shedding != (mean_ns > (_SHED_NS // 5 if self.shedding else _SHED_NS)):
+            self.shedding = not self.shedding
+            log.warning(
+                "worker %d: %s (mean loop lag %.1f ms)",
+                self.number,
+                "sheds measuring of new streams" if self.shedding else "measures again",
+                mean_ns / 1e6,
+            )
+        if not self._sweeping:
+            self._sweeping = True
+            flight.sweep(self.loop, list(self.exchanges), self._beat)
+
+    def _beat(self, groups: list[GroupNow]) -> None:
+        self._sweeping = False
+        lag = self.lag.histogram
+        self.link.beat(
+            Beat(
+                at_unix_ns=unix_ns(),
+                groups=groups,
+                backends=[pool.now() for pool in self.pools.values()],
+                clients=len(self.state.connections),
+                forward=self.forward.counts,
+                forward_sum_ns=self.forward.sum_ns,
+                lag=lag.counts,
+                lag_sum_ns=lag.sum_ns,
+                blocked=self.blocked.counts,
+                blocked_sum_ns=self.blocked.sum_ns,
+                dropped=dict(self.dropped),
+                table_version=self.table.version,
+                measuring=self.measuring and not self.shedding,
+                draining=self.draining,
+                rss_bytes=_rss_bytes(),
+            )
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    async def drain(self, delay_s: float) -> None:
+        """Not ready; accept for ``delay_s`` more; then let what runs finish, at most ``drain`` long."""
+        if self.draining:
+            return
+        self.draining = True
+        await asyncio.sleep(delay_s)
+        self.listeners.close()
+        self.shut_idle()
+        deadline_ns = monotonic_ns() + self.table.timeouts.drain_ns
+        while (self.exchanges or self.state.connections) and monotonic_ns() < deadline_ns:
+            if not self.exchanges:
+                self.shut_idle()
+            await asyncio.sleep(0.02)
+
+    def shut_idle(self) -> None:
+        """Close connections that carry nothing; the others end after their answer."""
+        for connection in list(self.state.connections):
+            connection.shutdown()
+
+    def cut_all(self) -> None:
+        """End every exchange now."""
+        for exchange in list(self.exchanges):
+            exchange.error = "worker_stopped"
+            exchange.abandon("self")
+
+    async def close(self) -> None:
+        """After a drain or a quit: report what is left, close what is open."""
+        self.cut_all()
+        await asyncio.sleep(0)
+        for pool in self.pools.values():
+            pool.close()
+        for connection in list(self.state.connections):
+            connection.transport.close()
+        await asyncio.sleep(0)
+        await self.link.close(_LINK_FLUSH_S)
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * _PAGE
+
+
+async def serve(number: int, listen_fds: list[int], link_path: str) -> None:
+    """Run a worker until it is told to stop."""
+    loop = asyncio.get_running_loop()
+    worker = Worker(number, link_path)
+    stop = asyncio.Event()
+    keeping = spawn(worker.link.keep(), "link")
+
+    def drain(delay: bool) -> None:
+        delay_s = worker.table.timeouts.drain_delay_ns / 1e9 if delay and worker.ready.is_set() else 0.0
+        if worker.ready.is_set():
+            spawn(worker.drain(delay_s), "drain").add_done_callback(lambda _: stop.set())
+        else:
+            stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, drain, True)
+    loop.add_signal_handler(signal.SIGINT, drain, False)
+    loop.add_signal_handler(signal.SIGQUIT, stop.set)
+    waiting = {spawn(worker.ready.wait(), "table"), spawn(stop.wait(), "stop")}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if worker.ready.is_set():
+        protocol = protocol_class(worker)
+        config = Config(
+            DataApp(Relay(worker)),
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+        )
+        config.load()
+        await worker.listeners.open(config, protocol, [socket.socket(fileno=fd) for fd in listen_fds])
+        worker.lag.start()
+        worker.upkeep()
+        # What exists now stays: collections need not look at it again, and rarely at anything.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+        await stop.wait()
+        await worker.close()
+    keeping.cancel()
+    for task in waiting:
+        task.cancel()
+
+
+def main() -> None:
+    """The process's entry."""
+    parser = argparse.ArgumentParser(prog="legato-worker")
+    parser.add_argument("--id", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", required=True)
+    parser.add_argument("--link", required=True)
+    args = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format=f"legato worker {args.id}: %(levelname)s: %(message)s"
+    )
+    die_with_parent(signal.SIGTERM)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(serve(args.id, args.listen_fd, args.link))
+
+
+if __name__ == "__main__":
+    main()
+
+
