@@ -159,7 +159,7 @@ class Legato:
 
     @property
     def stdout(self) -> str:
-        """What it has written to standard output so far (the access log, by default)."""
+        """What it has written to standard output so far: the access log, unless a test said otherwise."""
         return (self.folder / "stdout").read_text(errors="replace")
 
     def _of(self, module: str) -> list[int]:
@@ -252,6 +252,8 @@ def start(
     command += ["--listen", f"{data[0]}:{data[1]}", "--admin", f"{admin[0]}:{admin[1]}"]
     if upstream is not None:
         command += ["--upstream", upstream]
+    if "access_log" not in (config or {}) and "--access-log" not in flags:
+        command += ["--access-log", "-"]
     with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
         process = subprocess.Popen(
             [*command, *flags],
@@ -278,7 +280,10 @@ def wait_ready(legato: Legato, within_s: float = START_S) -> None:
     def look() -> bool:
         return legato.process.poll() is not None or legato.get("/readyz", 1.0)[0] == 200
 
-    eventually(look, within_s, f"readiness of {legato.admin_url}", every_s=0.05)
+    try:
+        eventually(look, within_s, f"readiness of {legato.admin_url}", every_s=0.05)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; stderr:\n{legato.stderr[-3000:]}") from error
     status = legato.process.poll()
     assert status is None, f"legato ended with {status} while starting:\n{legato.stderr[-3000:]}"
 

@@ -235,6 +235,11 @@ class Connection(asyncio.Protocol):
 
     # -- for the test's thread
 
+    @staticmethod
+    def now_ns() -> int:
+        """The clock of ``gone_at_ns``."""
+        return time.monotonic_ns()
+
     def tell(self, times: int = 1) -> None:
         """Let the script pass its next ``told``."""
         for _ in range(times):
@@ -294,7 +299,7 @@ class Upstream:
         self._loop.close()
 
     def use(self, script: Script) -> None:
-        """Start anew with another script: connections of before are closed and forgotten, by the proxy too."""
+        """Start anew with another script: connections of before are closed on both sides and forgotten."""
         self.script = script
         past, self.connections, self.requests = self.connections, [], []
         self._past += past
