@@ -1,4 +1,4 @@
-"""One streamed request over a connection of its own: what a plain client sees, and nothing scored.
+"""HTTP as the demo needs it: one streamed request as a plain client sees it, and small JSON answers.
 
 A small reader on httptools, since the load must not take the processor that it is there to measure.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
@@ -24,6 +25,7 @@ class Reply:
     events: int = 0
     tokens: int | None = None  # as the server reported in its usage
     end: str = "truncated"
+    body: bytearray = field(default_factory=bytearray)  # only what ``get`` asked for
 
     @property
     def ok(self) -> bool:
@@ -34,8 +36,9 @@ class Reply:
 class _Reader:
     """httptools' callbacks: counts events, keeps the last bytes for the usage that they hold."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, *, keep: bool) -> None:
         self._reply = reply
+        self._keep = keep
         self.parser = httptools.HttpResponseParser(self)
         self.complete = False
         self._tail = b"\n"  # the first event begins a line too
@@ -44,6 +47,9 @@ class _Reader:
         self._reply.status = self.parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
+        if self._keep:
+            self._reply.body += body
+            return
         # An event may be split between two reads: count with the end of the last one in front.
         text = self._tail[-6:] + body
         self._reply.events += text.count(b"\ndata: ") - self._tail[-6:].count(b"\ndata: ")
@@ -66,11 +72,35 @@ def _usage(tail: bytes) -> int | None:
 
 
 async def post(url: str, body: dict[str, object]) -> Reply:
-    """Send one POST to ``url`` and read the answer to its end; errors are in the reply, not raised."""
+    """Send one POST and read the answer to its end; errors are in the reply, not raised."""
+    return await _exchange("POST", url, json.dumps(body).encode(), keep=False)
+
+
+async def get(url: str, within_s: float = 5.0) -> Reply:
+    """Send one GET and keep the body; errors are in the reply, not raised."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await _exchange("GET", url, b"", keep=True)
+    except TimeoutError:
+        return Reply(end=f"no answer within {within_s:g} s")
+
+
+async def get_json(url: str) -> Any:
+    """The JSON answer of a GET.  Raises ``OSError`` for anything but a whole 200 with JSON in it."""
+    reply = await get(url)
+    if not reply.ok:
+        raise OSError(f"GET {url}: status {reply.status}, {reply.end}: {bytes(reply.body[:200])!r}")
+    try:
+        return json.loads(reply.body)
+    except ValueError as error:
+        raise OSError(f"GET {url}: the answer is no JSON: {error}") from error
+
+
+async def _exchange(method: str, url: str, payload: bytes, *, keep: bool) -> Reply:
     where = urlsplit(url)
-    payload = json.dumps(body).encode()
+    target = where.path + (f"?{where.query}" if where.query else "")
     head = (
-        f"POST {where.path} HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
+        f"{method} {target} HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(payload)}\r\nconnection: close\r\n\r\n"
     )
     reply = Reply()
@@ -81,7 +111,7 @@ async def post(url: str, body: dict[str, object]) -> Reply:
         return reply
     try:
         writer.write(head.encode() + payload)
-        seen = _Reader(reply)
+        seen = _Reader(reply, keep=keep)
         while not seen.complete and (data := await reader.read(_READ_BYTES)):
             seen.parser.feed_data(data)
     except (OSError, httptools.HttpParserError) as error:

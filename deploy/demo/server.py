@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import signal
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as AnySequence
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,7 @@ from deploy.demo.engine import Emission, Engine
 from deploy.demo.machine import build_engine
 from deploy.demo.scheduler import POLICIES, Sequence
 from proxy.clock import monotonic_ns, unix_ns
+from proxy.parent import die_with_parent
 
 MAX_MODEL_LEN: Final = 16_384
 #: A driver that fell behind its own schedule by more than this starts afresh instead of hurrying.
@@ -176,14 +178,15 @@ def main(argv: AnySequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--fd", type=int, help="an inherited listening socket instead of host and port")
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
     arguments = parser.parse_args(argv)
+    if arguments.with_parent:
+        die_with_parent(signal.SIGTERM)
     app = build_app(arguments.scheduler, arguments.model, build_engine(arguments.scheduler, arguments.seed))
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
-        fd=arguments.fd,
         log_level="warning",
         access_log=False,
         server_header=False,
