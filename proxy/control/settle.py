@@ -6,7 +6,7 @@ touches no array; the record is built only when somebody asks for it, since most
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -22,12 +22,11 @@ from proxy.control.record import (
     maybe_seconds,
     seconds,
 )
+from proxy.control.scored import score_stream, t0_ns_of
 from proxy.control.tokens import EMPTY, Counted, count
 from proxy.link import Facts, SloSpec, Stream, Usage
-from scoring.deadlines import Deadlines
 from scoring.outcome import Outcome, SloResult, classify, is_censored, slo_result
 from scoring.score import StreamScore
-from scoring.trace import Choice, Excluded, score
 
 #: What stands in a label where a request has no backend or names no model.
 NONE: Final = "none"
@@ -35,7 +34,6 @@ NONE: Final = "none"
 MODEL_MAX: Final = 256
 #: The fluidity to reach where the SLO is no longer known.
 DEFAULT_TARGET: Final = 0.9
-_CHOICES_MAX: Final = 128
 _NO_USAGE: Final = Usage()
 #: Ends at which a client that asked for a stream was still waiting for its first byte.
 _NO_ANSWER: Final = frozenset(
@@ -159,10 +157,6 @@ def settle_unmeasured(facts: Facts, context: Context, reason: str) -> Settled:
     return _settle_stream(facts, context, reason)
 
 
-def _t0_ns(facts: Facts) -> int:
-    return facts.received_ns if facts.sent_ns is None else facts.sent_ns
-
-
 def _group(facts: Facts) -> GroupKey:
     return GroupKey(facts.backend or NONE, facts.model or NONE, facts.slo)
 
@@ -178,7 +172,7 @@ def _settle_plain(facts: Facts, context: Context) -> Settled:
         tokens=0,
     )
     slo = context.slos.get(facts.slo)
-    t0_ns = _t0_ns(facts)
+    t0_ns = t0_ns_of(facts)
     duration_ns = facts.end_ns - t0_ns
     result, reasons = slo_result(
         outcome=outcome,
@@ -210,16 +204,16 @@ def _settle_stream(facts: Facts, context: Context, unmeasured: str | None) -> Se
     censored = is_censored(outcome, stream is not None and stream.finished)
     slo = context.slos.get(facts.slo)
     target = DEFAULT_TARGET if slo is None else slo.target
-    t0_ns = _t0_ns(facts)
+    t0_ns = t0_ns_of(facts)
     duration_ns = facts.end_ns - t0_ns
     counted: Counted | None = None
     scored: StreamScore | None = None
     overdue = False
     if measured and outcome is not Outcome.REJECTED:
         counted = EMPTY if stream is None else count(stream)
-        scored = _score(facts, counted, duration_ns, censored, target)
+        scored = score_stream(facts, counted, duration_ns, censored, target)
         if outcome is Outcome.CLIENT_CANCELLED:  # what the end alone adds was overdue at that moment
-            overdue = scored.missed > _score(facts, counted, duration_ns, False, target).missed
+            overdue = scored.missed > score_stream(facts, counted, duration_ns, False, target).missed
     result, reasons = slo_result(
         outcome=outcome,
         streamed=True,
@@ -246,31 +240,6 @@ def _stream_outcome(facts: Facts, stream: Stream | None, measured: bool) -> Outc
         error_event=stream is not None and stream.error is not None,
         tokens=0 if stream is None else stream.tokens,
         measured=measured,
-    )
-
-
-def excluded_of(facts: Facts) -> tuple[Excluded, ...]:
-    """The intervals, relative to t = 0, in which the server is not to blame."""
-    t0_ns = _t0_ns(facts)
-    return tuple(
-        Excluded(from_ns - t0_ns, to_ns - t0_ns, "client_blocked") for from_ns, to_ns in facts.blocked
-    )
-
-
-def owed_choices(facts: Facts, counted: Counted) -> Sequence[Choice]:
-    """The choices to score: those seen, and an empty one for each that was asked for and never began."""
-    missing = min(facts.choices_asked, _CHOICES_MAX) - len(counted.choices)
-    return counted.choices + EMPTY.choices * missing if missing > 0 else counted.choices
-
-
-def _score(facts: Facts, counted: Counted, end_ns: int, censored: bool, target: float) -> StreamScore:
-    return score(
-        owed_choices(facts, counted),
-        Deadlines(facts.ttft_target_ns, facts.tbt_target_ns),
-        end_ns=end_ns,
-        censored=censored,
-        target=target,
-        excluded=excluded_of(facts),
     )
 
 

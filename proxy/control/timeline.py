@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import msgspec
 
 from proxy.control.record import Timeline, TimelineEvent, TimelineStall, TraceLine, seconds
-from proxy.control.settle import Settled, owed_choices
+from proxy.control.scored import owed_choices
+from proxy.control.settle import Settled
 from scoring.fluidity import FluidityScorer
 from scoring.trace import Choice
 

@@ -90,7 +90,7 @@ def count(stream: Stream) -> Counted:
     parts = [unpack(packed) for packed in stream.choices]
     source = stream.tokens_source
     visible = visible_tokens(stream)
-    if source != "events" or visible is None or not parts:
+    if source != "events" or visible is None or not parts or stream.thinned:  # thinned: scored online
         choices = tuple(Choice(at_ns, tokens) for at_ns, tokens, _ in parts)
         return Counted(choices, stream.tokens, stream.usage.output, source)
     counted = [tokens for _, tokens, _ in parts]
