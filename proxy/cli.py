@@ -39,7 +39,7 @@ Everything else in a file: [cyan]legato serve --config legato.yaml[/cyan]
 
 Flags win over LEGATO_ variables (LEGATO_TIMEOUTS__CONNECT=2s), those over the file.
 
-SIGHUP reloads the file. SIGTERM lets streams finish; Ctrl-C too, without `drain_delay`; twice ends at once."""
+SIGHUP reloads the file. SIGTERM lets streams finish, Ctrl-C too, without drain_delay; twice ends at once."""
 
 
 def _version() -> str:

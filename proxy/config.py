@@ -19,7 +19,7 @@ from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos
 from proxy.settings.models import Admin, Backend, Config, Match, Route, Slo, Timeouts
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
 from proxy.settings.tree import Loc, Tree, read_file
-from proxy.settings.types import Unit, write
+from proxy.settings.types import Unit, shown, write
 
 __all__ = [
     "FLAGS",
@@ -40,6 +40,9 @@ __all__ = [
     "restart_needed",
     "watched_files",
 ]
+
+
+_HOLDERS = ("model_type", "dict_type", "tuple_type")
 
 
 class Boot(TypedDict):
@@ -78,13 +81,7 @@ def _validated(tree: Tree) -> Config:
     try:
         config = Config.model_validate(tree.data)
     except ValidationError as error:
-        for found in cast("list[dict[str, Any]]", error.errors(include_url=False)):
-            loc, mend = _problem(tree, found)
-            # What stands under an unknown key may be anything, a secret too: only the key is shown.
-            tree.problem(loc, mend, value=loc[-1] if found["type"] == "extra_forbidden" else None)
-            tree.bad.append(loc)
-        for loc in sorted(tree.bad, key=_list_order, reverse=True):
-            tree.drop(loc)
+        _take_out_wrong(tree, cast("list[dict[str, Any]]", error.errors(include_url=False)))
         try:
             config = Config.model_validate(tree.data)
         except ValidationError:
@@ -94,6 +91,21 @@ def _validated(tree: Tree) -> Config:
         if not any(loc[: len(bad)] == bad or bad[: len(loc)] == loc for bad in tree.bad):
             tree.problem(loc, mask(mend), value="***" if loc[-1] in ("token", "write_token") else None)
     return config
+
+
+def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]]) -> None:
+    tree.names = list(tree.data["backends"]) if isinstance(tree.data.get("backends"), dict) else []
+    drop: list[Loc] = []
+    for found in errors:
+        loc, mend = _problem(tree, found)
+        drop.append(loc)
+        if found["input"] is None and found["type"] in _HOLDERS and isinstance(loc[-1], str):
+            continue  # "timeouts:" with nothing under it (all of it commented out) is not given
+        # What stands under an unknown key may be anything, a secret too: only the key is shown.
+        tree.problem(loc, mend, value=loc[-1] if found["type"] == "extra_forbidden" else None)
+        tree.bad.append(loc)
+    for loc in sorted(drop, key=_list_order, reverse=True):
+        tree.drop(loc)
 
 
 def _list_order(loc: Loc) -> list[tuple[int, str]]:
@@ -106,11 +118,7 @@ def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
     kind, value = found["type"], found["input"]
     if kind == "value_error":
         return loc, mask(str(found["ctx"]["error"]))
-    shown = (
-        mask(repr(value)) if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
-    )
-    if value is None:
-        shown = "nothing"
+    text = mask(shown(value))
     if kind == "extra_forbidden":
         known = names_at(loc[:-1])
         meant = suggest(str(loc[-1]), known)
@@ -119,15 +127,15 @@ def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
         mend = f": did you mean {meant}?" if meant else f": known are {', '.join(known)}"
         return loc, f"{str(loc[-1])!r} is no setting" + mend
     words = {
-        "model_type": f"{shown}: a mapping of settings is needed ({', '.join(names_at(loc))})",
-        "dict_type": f"{shown}: a mapping is needed, name: value",
-        "tuple_type": f"{shown}: a list is needed",
-        "string_type": f"{shown}: a text is needed",
-        "literal_error": f"{shown}: write {found.get('ctx', {}).get('expected', '')}",
-        "int_parsing": f"{shown}: a whole number is needed",
-        "int_type": f"{shown}: a whole number is needed",
+        "model_type": f"{text}: a mapping of settings is needed ({', '.join(names_at(loc))})",
+        "dict_type": f"{text}: a mapping is needed, name: value",
+        "tuple_type": f"{text}: a list is needed",
+        "string_type": f"{text}: a text is needed",
+        "literal_error": f"{text}: write {found.get('ctx', {}).get('expected', '')}",
+        "int_parsing": f"{text}: a whole number is needed",
+        "int_type": f"{text}: a whole number is needed",
     }
-    default = found["msg"].replace("Input should be", f"{shown}: should be")
+    default = found["msg"].replace("Input should be", f"{text}: should be")
     return loc, words.get(kind, default)
 
 

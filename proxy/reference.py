@@ -28,13 +28,13 @@ reports everything that is wrong at once, each problem with its place and the me
 reloads; a bad file then changes nothing. *At start only*: a change needs a restart.
 
 **Units are required**: durations `50us`, `500ms`, `2s`, `1m30s`, `2h`; sizes `4096B`, `64KiB`, `64MiB`,
-`1GiB` (kB, MB and GB are powers of 1000); ratios `99%` or `0.99`. `off`, `no` and `false` mean the same, as do
-`on`, `yes` and `true`. Globs know `*` (also across `/`), `?` and `[...]`.
+`1GiB` (kB, MB and GB are powers of 1000); ratios `99%` or `0.99`. `off`, `no` and `false` mean the same, as
+do `on`, `yes` and `true`. Globs know `*` (also across `/`), `?` and `[...]`.
 
 **Variables**: `LEGATO_` and the setting's name in capitals, a double underscore for each level:
 `LEGATO_TIMEOUTS__CONNECT=5s`, `LEGATO_BACKENDS__VLLM__URL=http://vllm:8000`. Lists of texts are separated by
-commas; other lists and mappings are JSON. An unknown `LEGATO_` variable is an error; those that Kubernetes makes
-of a service named `legato` (`LEGATO_PORT`, `LEGATO_SERVICE_HOST` and so on) are none of ours and passed over.
+commas; other lists and mappings are JSON. An unknown `LEGATO_` variable is an error; those that Kubernetes
+makes of a service named `legato` (`LEGATO_PORT`, `LEGATO_SERVICE_HOST` and so on) are passed over.
 
 **Files** to read (`*_file`) that the configuration names are looked for beside it; all other paths count from
 the working directory. Secrets are in files or variables, never in the configuration or in flags.

@@ -65,7 +65,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
 
 
 def _backends(config: Config, tree: Tree) -> Iterator[Finding]:
-    if not config.backends and not tree.data.get("backends"):
+    if not config.backends and not tree.names:
         yield (
             ("backends",),
             "no server to forward to: give --upstream http://127.0.0.1:8000, or backends in a file",
@@ -162,8 +162,9 @@ def _readable(loc: Loc, path: str) -> Iterator[Finding]:
 
 
 def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
-    raw = tree.data.get("backends")
-    known = {*config.backends, *(raw if isinstance(raw, dict) else ())}
+    known = {*config.backends, *tree.names}
+    by = tree.places.get(("backends",), "")
+    instead = f" ({by} stands for all of them)" if by in ("--upstream", "LEGATO_UPSTREAM") else ""
     for index, route in enumerate(config.routes):
         loc: Loc = ("routes", index)
         if (route.backend is None) == (route.split is None):
@@ -174,7 +175,7 @@ def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
                 mend = (
                     f": did you mean {meant!r}?"
                     if meant
-                    else f": known are {', '.join(sorted(known)) or 'none'}"
+                    else f": known are {', '.join(sorted(known)) or 'none'}{instead}"
                 )
                 yield (*loc, "backend" if route.backend else "split"), f"{name!r} is no backend" + mend
         if route.split is not None:

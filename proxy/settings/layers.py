@@ -90,8 +90,12 @@ def add_variables(tree: Tree, environ: Mapping[str, str]) -> None:
         text = environ[name]
         steps = name[len(PREFIX) :].lower().split("__")
         if steps[0] not in Config.model_fields and steps[0] not in (*SHORT, *NOT_YET):
-            meant = suggest(name, [known.lower() for known in known_variables()])
-            mend = f"{name} is no setting" + (f": did you mean {meant.upper()}?" if meant else ": unset it")
+            meant = suggest(
+                name[len(PREFIX) :], [known[len(PREFIX) :].lower() for known in known_variables()]
+            )
+            mend = f"{name} is no setting" + (
+                f": did you mean {PREFIX}{meant.upper()}?" if meant else ": unset it"
+            )
             tree.problem((), mend, value=name, place=name)
         elif steps in (["upstream"], ["ttft"], ["tbt"], ["admin"]) and not text.lstrip().startswith("{"):
             add_short(tree, steps[0], text, name)

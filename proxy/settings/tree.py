@@ -26,14 +26,15 @@ class Tree:
         self.data: dict[str, Any] = {}
         self.places: dict[Loc, str] = {}
         self.problems: list[ConfigProblem] = []
+        self.names: list[str] = []  # of backends, also of those that could not be read
         self.bad: list[Loc] = []  # what could not be read, and counts as not given
 
     def place(self, loc: Loc) -> str:
-        """Where this, or the nearest part that holds it, was written; ``""`` for a default."""
+        """Where this, the nearest part that holds it, or a part of it was written; ``""`` for a default."""
         for size in range(len(loc), 0, -1):
             if (place := self.places.get(loc[:size])) is not None:
                 return place
-        return ""
+        return next((place for known, place in self.places.items() if known[: len(loc)] == loc != ()), "")
 
     def get(self, loc: Loc) -> Any:
         """What stands there, ``None`` if nothing does."""

@@ -47,8 +47,23 @@ def _is_off(value: Any) -> bool:
     return value is False or (isinstance(value, str) and value.strip().lower() in OFF)
 
 
+def shown(value: Any) -> str:
+    """What was written, in a message."""
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else repr(value)
+
+
+def _plain(value: Any, what: str) -> Any:
+    if value is None or isinstance(value, list | dict):
+        raise ValueError(f"{shown(value)}: {what} is needed")
+    return value
+
+
 def _duration(value: Any) -> Any:
-    return parse_duration(value) if isinstance(value, str) else value
+    return (
+        parse_duration(value) if isinstance(value, str) else _plain(value, "a duration, for example 500ms,")
+    )
 
 
 def _off_duration(value: Any) -> Any:
@@ -63,11 +78,11 @@ def _positive_duration(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
-    return parse_size(value) if isinstance(value, str) else value
+    return parse_size(value) if isinstance(value, str) else _plain(value, "a size, for example 64MiB,")
 
 
 def _ratio(value: Any) -> Any:
-    return parse_ratio(value) if isinstance(value, str | int | float) else value
+    return parse_ratio(_plain(value, "a ratio, for example 99%,"))
 
 
 def _switch(value: Any) -> Any:
@@ -78,7 +93,7 @@ def _switch(value: Any) -> Any:
         if word in ("on", "true", "yes"):
             return True
         raise ValueError(f"{value!r}: write on or off")
-    return value
+    return _plain(value, "on or off")
 
 
 def _log(value: Any) -> Any:

@@ -1,0 +1,608 @@
+"""Configuration: what is right is read, what is wrong is named with its place and the mend, all at once."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trustme
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy import link
+from proxy.config import Boot, Config, ConfigErrors, cares, load, redacted, restart_needed, watched_files
+from proxy.tables import build_table
+
+MS = 1_000_000
+S = 1_000_000_000
+ONE = "backends: {vllm: {url: http://vllm:8000}}\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Write a file ``legato.yaml``; gives its path."""
+
+    def put(text: str) -> str:
+        path = tmp_path / "legato.yaml"
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return put
+
+
+def read(file: str | None = None, env: dict[str, str] | None = None, **flags: Any) -> Config:
+    return load(Boot(file=file, flags=flags), env or {})
+
+
+def problems(
+    file: str | None = None, env: dict[str, str] | None = None, **flags: Any
+) -> list[tuple[str, str, str]]:
+    """(place without the folder, key, mend) of everything that is wrong; fails if nothing is."""
+    with pytest.raises(ConfigErrors) as caught:
+        read(file, env, **flags)
+    return [(Path(found.place).name, found.key, found.mend) for found in caught.value.problems]
+
+
+# ---------------------------------------------------------------- what is right
+
+
+def test_one_flag_is_enough_and_the_rest_is_the_promised_defaults() -> None:
+    config = read(upstream="http://127.0.0.1:8000")
+
+    assert config.listen == ("127.0.0.1:8080",)
+    assert config.admin.listen == "127.0.0.1:9464"
+    assert config.workers == 1
+    assert {name: backend.url for name, backend in config.backends.items()} == {
+        "default": "http://127.0.0.1:8000"
+    }
+    (slo,) = config.slos
+    assert (slo.name, slo.ttft, slo.tbt, slo.fluidity, slo.objective) == (
+        "default",
+        ((0, 500 * MS),),
+        50 * MS,
+        0.9,
+        0.99,
+    )
+    assert build_table(config, 1).timeouts == link.Timeouts()
+    assert (config.body.limit, config.body.budget) == (64 << 20, 1 << 30)
+
+
+def test_the_larger_case(write: Any) -> None:
+    config = read(
+        write(
+            """
+            listen: 0.0.0.0:8080
+            admin: {listen: 0.0.0.0:9464}
+            workers: 2
+            trusted_proxies: [10.0.0.0/8]
+            record_headers: {request_id: x-request-id, tenant: X-Tenant-Id}
+            exclude: [/health, /metrics, /v1/models]
+            backends:
+              stable: {url: http://vllm-stable-headless:8000/, resolve: 10s}
+              canary: {url: http://vllm-canary-headless:8000}
+            routes:
+              - match: {path: /v1/*}
+                split: {stable: 100}
+              - backend: canary
+            slos:
+              - name: batch
+                match: {header: {X-Workload: batch}}
+                e2e: 120s
+                objective: 95%
+              - name: chat
+                match: {model: "llama-*"}
+                ttft: {8000: 2s, 0: 500ms, 32000: 6s}
+                tbt: 40ms
+                fluidity: 0.8
+            timeouts: {first_byte: off, idle: 30s, drain_delay: 15s}
+            """
+        )
+    )
+    table = build_table(config, 7)
+
+    assert table.version == 7
+    assert table.backends[0] == link.BackendSpec(
+        name="stable", url="http://vllm-stable-headless:8000", resolve_ns=10 * S
+    )
+    assert table.routes == (
+        link.RouteSpec(link.Match(path="/v1/*"), "stable"),
+        link.RouteSpec(link.Match(), "canary"),
+    )
+    assert table.slos == (
+        link.SloSpec(
+            name="batch",
+            match=link.Match(header={"x-workload": "batch"}),
+            ttft_points=((0, 500 * MS),),
+            tbt_ns=50 * MS,
+            target=0.0,  # e2e and nothing about tokens: only the duration is promised
+            objective=0.95,
+            e2e_ns=120 * S,
+        ),
+        link.SloSpec(
+            name="chat",
+            match=link.Match(model="llama-*"),
+            ttft_points=((0, 500 * MS), (8000, 2 * S), (32000, 6 * S)),
+            tbt_ns=40 * MS,
+            target=0.8,
+        ),
+        link.SloSpec(name="default", match=link.Match(), ttft_points=((0, 500 * MS),), tbt_ns=50 * MS),
+    )
+    assert table.record_headers == {"request_id": "x-request-id", "tenant": "x-tenant-id"}
+    assert (table.timeouts.idle_ns, table.timeouts.first_byte_ns) == (30 * S, 0)
+    assert table.timeouts.drain_delay_ns == 15 * S
+
+
+def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None:
+    """What the workers know is what configuration can say: no field keeps its default here."""
+    authority = trustme.CA()
+    pair = authority.issue_cert("localhost")
+    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
+    pair.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    config = read(
+        write(
+            """
+            tls: {cert_file: cert.pem, key_file: key.pem}
+            backends:
+              a:
+                {url: https://a, uds: /a, resolve: 1s, max_connections: 5, max_age: 1m, transport: httpx,
+                 host: preserve,
+                 tls: {ca_file: ca.pem, cert_file: cert.pem, key_file: key.pem, server_name: b}}
+              b: {url: https://b, tls: {verify: off}}
+            routes: [{backend: a}]
+            slos:
+              - {name: x, match: {path: /a, model: m, header: {h: v}},
+                 ttft: 1s, tbt: 1s, fluidity: 1, objective: 50%, e2e: 1s}
+            timeouts:
+              {connect: 1s, first_byte: 2s, idle: 3s, upstream_keepalive: 5s, client_keepalive: 6s,
+               client_head: 7s, drain_delay: 8s, drain: 9s}
+            exclude: [/health]
+            record_headers: {tenant: x-tenant}
+            trusted_proxies: [10.1.2.3]
+            forwarded_headers: on
+            request_id: {header: X-Request-Id}
+            body: {limit: 1MiB, budget: 2MiB}
+            stream: {buffer: 3MiB, budget: 4MiB}
+            head_limit: 5KiB
+            bytes_per_token: 3.5
+            measure: off
+            arrivals_cap: 100
+            """
+        )
+    )
+    table = build_table(config, 1)
+
+    def unset(struct: msgspec.Struct) -> set[str]:
+        fields = msgspec.structs.fields(struct)
+        return {field.name for field in fields if getattr(struct, field.name) in (field.default, None)}
+
+    first, second = table.backends
+    assert unset(table) == set()
+    assert unset(table.timeouts) == set()
+    assert unset(table.slos[0]) == unset(table.slos[0].match) == set()
+    assert unset(first) & unset(second) == set(), "each of them is set in one or the other"
+    assert table.tls_cert_file == str(tmp_path / "cert.pem"), "found beside the configuration"
+    assert table.request_id_header == "x-request-id"
+
+
+def test_flags_win_over_variables_and_those_over_the_file(write: Any) -> None:
+    file = write(
+        ONE
+        + """
+workers: 2
+listen: 127.0.0.1:1
+timeouts: {connect: 1s, idle: 1s}
+admin: {listen: 127.0.0.1:2, token_file: /dev/null}
+"""
+    )
+    env = {
+        "LEGATO_WORKERS": "3",
+        "LEGATO_LISTEN": "[::1]:3,unix:/run/legato.sock",
+        "LEGATO_TIMEOUTS__CONNECT": "3s",
+        "LEGATO_ADMIN": "127.0.0.1:3",
+        "LEGATO_ADMIN__TOKEN_FILE": file,
+    }
+    config = read(file, env, workers="4")
+
+    assert config.workers == 4
+    assert config.listen == ("[::1]:3", "unix:/run/legato.sock")
+    assert (config.timeouts.connect, config.timeouts.idle) == (3 * S, 1 * S)
+    assert config.admin.listen == "127.0.0.1:3"
+    assert config.admin.token_file == file
+
+
+def test_variables_reach_named_things_as_the_file_spells_them(write: Any) -> None:
+    env = {
+        "LEGATO_BACKENDS__MY_VLLM__MAX_CONNECTIONS": "7",
+        "LEGATO_BACKENDS__MORE": '{"url": "http://more:1", "max_connections": 8, "tls": {}}',
+        "LEGATO_EXCLUDE": "/health, /metrics",
+        "LEGATO_SLOS": '[{"name": "x", "tbt": "20ms", "fluidity": 0.5}]',
+        "LEGATO_FORWARDED_HEADERS": "yes",
+    }
+    config = read(write("backends: {My-vLLM: {url: http://a:1}}"), env)
+
+    assert config.backends["My-vLLM"].max_connections == 7
+    assert config.backends["more"].max_connections == 8
+    assert config.exclude == ("/health", "/metrics")
+    assert [(slo.name, slo.tbt, slo.fluidity) for slo in config.slos] == [("x", 20 * MS, 0.5)]
+    assert config.forwarded_headers is True
+
+
+def test_what_kubernetes_says_about_a_service_named_legato_is_no_setting() -> None:
+    links = {
+        "LEGATO_SERVICE_HOST": "10.0.0.1",
+        "LEGATO_SERVICE_PORT": "8080",
+        "LEGATO_SERVICE_PORT_HTTP": "8080",
+        "LEGATO_PORT": "tcp://10.0.0.1:8080",
+        "LEGATO_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "LEGATO_PORT_8080_TCP_PROTO": "tcp",
+        "LEGATO_ADMIN_PORT_9464_TCP_ADDR": "10.0.0.1",
+        "LEGATO_ADMIN_SERVICE_HOST": "10.0.0.2",
+    }
+    assert read(None, links, upstream="http://a:1") == read(None, {}, upstream="http://a:1")
+
+
+@pytest.mark.parametrize(
+    ("slos", "flags", "names", "last"),
+    [
+        ("", {"ttft": "1s"}, ["default"], (1 * S, 50 * MS)),
+        ("slos: [{name: a, match: {model: x}}]", {"tbt": "20ms"}, ["a", "default"], (500 * MS, 20 * MS)),
+        ("slos: [{name: a}]", {}, ["a"], (500 * MS, 50 * MS)),
+        ("slos: [{name: a, match: {path: /*}}]", {}, ["a"], (500 * MS, 50 * MS)),
+        ("slos: [{name: default, ttft: 2s, tbt: 2s}]", {"ttft": "1s"}, ["default"], (1 * S, 2 * S)),
+        ("slos: []", {}, ["default"], (500 * MS, 50 * MS)),
+    ],
+)
+def test_there_is_always_a_rule_for_everything(
+    write: Any, slos: str, flags: dict[str, str], names: list[str], last: tuple[int, int]
+) -> None:
+    config = read(write(ONE + slos), None, **flags)
+    assert [slo.name for slo in config.slos] == names
+    assert (config.slos[-1].ttft[0][1], config.slos[-1].tbt) == last
+
+
+def test_merge_keys_and_aliases(write: Any) -> None:
+    file = write(
+        """
+        backends:
+          a: &base {url: http://a:1, max_connections: 5, max_age: 1m}
+          b: {<<: *base, url: http://b:1}
+          c: *base
+        """
+    )
+    b = read(file).backends["b"]
+    assert (b.url, b.max_connections, b.max_age) == ("http://b:1", 5, 60 * S)
+    assert read(file).backends["c"] == read(file).backends["a"]
+
+
+def test_a_heading_with_nothing_under_it_is_not_given(write: Any) -> None:
+    file = write(ONE + "timeouts:\n  # connect: 1s\nslos:\nroutes:\ntls:\nrecord_headers:\nexclude:")
+    assert read(file) == read(write(ONE))
+
+
+def test_off_in_all_its_spellings(write: Any) -> None:
+    for word in ("off", "Off", "false", "no", "'off'"):
+        config = read(write(ONE + f"measure: {word}\ntimeouts: {{connect: {word}}}\naccess_log: {word}"))
+        assert (config.measure, config.timeouts.connect, config.access_log) == (False, 0, None)
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file(write: Any) -> None:
+    file = write(
+        """\
+        listne: 127.0.0.1:1
+        backends:
+          vllm: {url: vllm:8000}
+          b: {url: http://b, max_connections: lots}
+        routes:
+          - backend: vlm
+        slos:
+          - name: chat
+            tbt: 50
+            match: {path: /a}
+          - name: chat
+            objective: 100%
+        timeouts: {connect: 5s, connect: 6s}
+        redis: {url_file: x}
+        tls:
+          cert_file: a.pem
+        """
+    )
+    env = {"LEGATO_TIMEOUTS__DRAIN": "5", "LEGATO_LISTN": "x"}
+
+    found = problems(file, env, workers="0")
+
+    assert [(place, key) for place, key, _ in found] == [
+        ("legato.yaml:1", "listne"),
+        ("legato.yaml:3", "backends.vllm.url"),
+        ("legato.yaml:4", "backends.b.max_connections"),
+        ("legato.yaml:6", "routes[0].backend"),
+        ("legato.yaml:9", "slos[0].tbt"),
+        ("legato.yaml:11", "slos[1].name"),
+        ("legato.yaml:12", "slos[1].objective"),
+        ("legato.yaml:13", "timeouts.connect"),
+        ("legato.yaml:14", "redis"),
+        ("legato.yaml:16", "tls.cert_file"),
+        ("LEGATO_LISTN", ""),
+        ("LEGATO_TIMEOUTS__DRAIN", "timeouts.drain"),
+        ("--workers", "workers"),
+    ]
+
+
+MISTAKES = [
+    ("listne: 1:1", "did you mean listen?"),
+    ("listen: 8080", "127.0.0.1:8080"),
+    ("listen: http://0.0.0.0:80", "without a scheme, for example 0.0.0.0:80"),
+    ("listen: unix:legato.sock", "unix:/run/legato.sock"),
+    ("listen: ['127.0.0.1:1', '0.0.0.0:1']", "'0.0.0.0:1' and '127.0.0.1:1' are one address"),
+    ("admin: {listen: 127.0.0.1:8080}", "choose another port"),
+    ("admin: 127.0.0.1:1", "a mapping of settings is needed (listen, token_file"),
+    ("admin: {token: hunter2}", "name that with token_file"),
+    ("admin: {token_file: nowhere}", "cannot be read: No such file or directory"),
+    ("workers: two", "a whole number is needed"),
+    ("workers: 0", "greater than or equal to 1"),
+    ("timeouts: {connect: 5}", "a unit is needed, for example 5ms or 5s"),
+    ("timeouts: {connect: }", "nothing: a duration, for example 500ms, is needed"),
+    ("timeouts: 5s", "a mapping of settings is needed"),
+    ("timeouts: {drain: off}", "is not a duration"),
+    ("body: {limit: 64}", "a unit is needed, for example 64MiB"),
+    ("measure: maybe", "write on or off"),
+    ("access_log: on", "- (standard output) or the path of a file"),
+    ("trace_log: '-'", "write a path, or off"),
+    ("exclude: health", "write for example /health"),
+    ("exclude: [/a, b]", "write for example /b"),
+    ("trusted_proxies: [10.0.0.0/33]", "10.0.0.0/8"),
+    ("record_headers: {key: Authorization}", "carries a secret"),
+    ("record_headers: {a b: x}", "a name has letters"),
+    ("record_headers: {a: x y}", "is not a header's name"),
+    ("request_id: {header: 'x:y'}", "is not a header's name"),
+    ("backends: {a: {url: 'http://h:99999'}}", "the port is a number"),
+    ("backends: {a: {url: 'http://u:hunter2@h'}}", "credentials in a URL are not sent"),
+    ("backends: {a: {url: 'http://h?x=1'}}", "write http://h"),
+    ("backends: {a: {url: 'http://'}}", "host and port are needed"),
+    ("backends: {a: {}}", "url: http://host:port, or uds"),
+    ("backends: {a: {url: http://localhost:8080}}", "requests would go round for ever"),
+    ("backends: {a: {url: http://a, transport: curl}}", "write 'native' or 'httpx'"),
+    ("backends: {a: {url: http://a, resolve: 0s}}", "must be longer than 0"),
+    ("backends: {a: {url: http://a, tls: {verify: off}}}", "is not https"),
+    ("backends: {a: {url: https://a, tls: {cert_file: x}}}", "cert_file without key_file"),
+    ("backends: {a: {url: https://a, tls: {verify: off, ca_file: /dev/null}}}", "leave one of them out"),
+    ("timeouts: {connect: [5s]}", "a list: a duration, for example 500ms, is needed"),
+    ("backends: [http://a]", "a mapping is needed, name: value"),
+    ("backends: {}", "no server to forward to"),
+    ("routes: [{}]", "either backend: NAME or split"),
+    ("routes: [{backend: vlm}]", "did you mean 'vllm'?"),
+    ("routes: [{split: {vllm: 60, zzz: 40}}]", "'zzz' is no backend: known are vllm"),
+    ("routes: [{split: {vllm: 90}}]", "add up to 100, these to 90"),
+    ("routes: [{backend: vllm, sticky: {header: x}}]", "not in this version yet"),
+    ("routes: [{backend: vllm}, {backend: vllm, match: {path: /a}}]", "is never reached: route 0"),
+    ("routes: {backend: vllm}", "a list is needed"),
+    ("slos: [chat]", "a mapping of settings is needed"),
+    ("slos: [{tbt: 5ms}]", "a name is needed"),
+    ("slos: [{name: a, match: {model: x}}, {name: a}]", "the name of another SLO too"),
+    ("slos: [{name: a}, {name: b, match: {path: /x}}]", "is never reached: SLO 'a'"),
+    ("slos: [{name: a, objective: 100%}]", "write 99.9%"),
+    ("slos: [{name: a, objective: 99}]", "write 99% if percent is meant"),
+    ("slos: [{name: a, tbt: 0s}]", "must be longer than 0"),
+    ("slos: [{name: a, ttft: {}}]", "the table is empty"),
+    ("slos: [{name: a, ttft: {0: 5}}]", "a unit is needed"),
+    ("slos: [{name: a, ttft: {0: 5ms, 00: 6ms}}]", "stand twice"),
+    ("slos: [{name: a, ttft: {8k: 5ms}}]", "prompt tokens are a whole number"),
+    ("slos: [{name: a, ttft: {0: {}}}]", "a duration is needed"),
+    ("slos: [{name: a, ttft: {learned: curve.yaml}}]", "a learned curve is not in this version yet"),
+    ("slos: [{name: default, match: {path: /a}}]", "take its match away"),
+    ("slos: [{name: a, match: {pth: /a}}]", "did you mean path?"),
+    ("experiment: {name: x}", "not in this version yet"),
+    ("alerts: {rules: [spike]}", "not in this version yet"),
+    ("redis: {}", "not in this version yet"),
+    ("otel: {}", "not in this version yet"),
+    ("workers: 1\nworkers: 2", "stands twice"),
+    ("workers: !env N", "tags mean nothing here"),
+    ("exclude: &x [*x]", "an alias that holds itself"),
+    ("? [a]\n: b", "a key is plain text"),
+    ("workers: [1", "is no YAML"),
+    ("- a", "settings are needed"),
+]
+
+
+@pytest.mark.parametrize(("text", "mend"), MISTAKES, ids=[text for text, _ in MISTAKES])
+def test_each_mistake_has_its_mend(write: Any, text: str, mend: str) -> None:
+    file = write(("" if "backends:" in text or text.startswith("-") else ONE) + text)
+    found = problems(file)
+    assert [told for _, _, told in found if mend in told], found
+    assert all(place.startswith("legato.yaml") or not place for place, _, _ in found)
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("LEGATO_LISTN", "x", "did you mean LEGATO_LISTEN?"),
+        ("LEGATO_TIMEOUTS_CONNECT", "5s", "did you mean LEGATO_TIMEOUTS__CONNECT?"),
+        ("LEGATO_TIMEOUTS__CONECT", "5s", "did you mean LEGATO_TIMEOUTS__CONNECT?"),
+        ("LEGATO_QQQQQ", "1", "is no setting: unset it"),
+        ("LEGATO_SLOS__0__TBT", "5ms", "LEGATO_SLOS='[...]'"),
+        ("LEGATO_WORKERS__X", "5", "a whole number is needed"),
+        ("LEGATO_BACKENDS", "http://a", "a mapping is needed"),
+        ("LEGATO_BACKENDS", "{broken", "a mapping is needed"),
+        ("LEGATO_REDIS__URL", "redis://:hunter2@h", "not in this version yet"),
+        ("LEGATO_UPSTREAM", "http://u:hunter2@h", "credentials"),
+        ("LEGATO_TBT", "5", "a unit is needed"),
+    ],
+)
+def test_mistakes_in_variables_are_named_by_the_variable(name: str, value: str, mend: str) -> None:
+    flags = {} if name == "LEGATO_UPSTREAM" or name == "LEGATO_BACKENDS" else {"upstream": "http://a:1"}
+    with pytest.raises(ConfigErrors) as caught:
+        read(None, {name: value}, **flags)
+    told = [found for found in caught.value.problems if mend in found.mend]
+    assert [found.place for found in told] == [name]
+    assert "hunter2" not in str(caught.value) + repr(caught.value.problems)
+
+
+def test_a_flag_for_a_rule_that_is_not_there_is_an_error(write: Any) -> None:
+    found = problems(write(ONE + "slos: [{name: chat}]"), ttft="5s")
+    assert found == [
+        (
+            "--ttft",
+            "",
+            "'5s' sets the SLO 'default', but 'chat' matches everything: leave it out, or rename 'chat'",
+        )
+    ]
+
+
+def test_an_upstream_flag_stands_for_all_backends_of_the_file(write: Any) -> None:
+    assert list(read(write(ONE), upstream="http://a:1").backends) == ["default"]
+    ((place, _, mend),) = problems(write(ONE + "routes: [{backend: vllm}]"), upstream="http://a:1")
+    assert place == "legato.yaml:3"
+    assert mend == "'vllm' is no backend: known are default (--upstream stands for all of them)"
+
+
+def test_nothing_to_forward_to() -> None:
+    ((_, key, mend),) = problems()
+    assert key == "backends"
+    assert "--upstream http://127.0.0.1:8000" in mend
+
+
+def test_a_file_that_is_not_there_is_the_only_problem(tmp_path: Path) -> None:
+    found = problems(str(tmp_path / "none.yaml"))
+    assert [(place, "No such file" in mend) for place, _, mend in found] == [("none.yaml", True)]
+
+
+def test_a_bad_value_does_not_make_others_wrong(write: Any) -> None:
+    """A backend whose URL is bad is still one that routes may name; a bad match hides no other rule."""
+    file = write(
+        """
+        backends: {vllm: {url: nonsense}}
+        routes:
+          - {backend: vllm, match: {path: nonsense}}
+          - {backend: vllm}
+        """
+    )
+    assert [key for _, key, _ in problems(file)] == ["backends.vllm.url", "routes[0].match.path"]
+
+
+def test_certificates_and_keys_must_belong_together(write: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    one, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    one.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    other.private_key_pem.write_to_path(tmp_path / "key.pem")
+    file = write(ONE + "tls: {cert_file: cert.pem, key_file: key.pem}")
+    ((_, key, mend),) = problems(file)
+    assert key == "tls.key_file"
+    assert "is not the key of the certificate" in mend
+
+    (tmp_path / "key.pem").write_text("nonsense")
+    assert "is no PEM pair" in problems(file)[0][2]
+
+    one.private_key_pem.write_to_path(tmp_path / "key.pem")
+    assert read(file).tls.key_file == str(tmp_path / "key.pem")
+
+
+# ---------------------------------------------------------------- secrets, reload, advice
+
+
+def test_tokens_come_from_files_or_variables_and_are_shown_nowhere(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "read.token").write_text("hunter2\n")
+    file = write(ONE + "admin: {token_file: read.token}")
+    config = read(file, {"LEGATO_ADMIN__WRITE_TOKEN": "hunter3"})
+
+    assert config.admin.token is not None
+    assert config.admin.token.get_secret_value() == "hunter2"
+    assert config.admin.write_token is not None
+    assert config.admin.write_token.get_secret_value() == "hunter3"
+    assert "hunter" not in repr(config) + json.dumps(redacted(config))
+    assert watched_files(Boot(file=file, flags={}), config) == (file, str(tmp_path / "read.token"))
+
+
+def test_redacted_reads_like_a_configuration(write: Any, tmp_path: Path) -> None:
+    config = read(
+        write(ONE + "timeouts: {connect: 1500ms, idle: off}\nslos: [{name: a, ttft: {0: 1s, 9: 2s}}]")
+    )
+    shown = redacted(config)
+
+    assert shown["timeouts"]["connect"] == "1.5s"
+    assert shown["timeouts"]["idle"] == "off"
+    assert shown["slos"][0]["ttft"] == {0: "1s", 9: "2s"}
+    del shown["admin"]["token"], shown["admin"]["write_token"]
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(shown))
+    assert read(str(again)) == config
+
+
+def test_what_a_reload_cannot_change(write: Any) -> None:
+    old = read(write(ONE))
+    assert restart_needed(old, read(write(ONE + "timeouts: {connect: 1s}"))) == []
+    new = read(write(ONE + "listen: 127.0.0.1:1\nworkers: 2\nadmin: {listen: 127.0.0.1:2}"))
+    assert restart_needed(old, new) == ["listen", "workers", "admin.listen"]
+
+
+def test_what_deserves_a_look(write: Any) -> None:
+    assert cares(read(write(ONE))) == []
+    file = write(
+        """
+        admin: {listen: 0.0.0.0:9464}
+        backends: {a: {url: https://a, tls: {verify: off}}, b: {url: http://b}}
+        timeouts: {upstream_keepalive: 60s}
+        measure: off
+        """
+    )
+    told = "\n".join(cares(read(file)))
+    for word in (
+        "without a token",
+        "not checked",
+        "upstream_keepalive",
+        "backend b is used by no route",
+        "measure",
+    ):
+        assert word in told
+
+
+# ---------------------------------------------------------------- anything at all
+
+_WORDS = """listen admin backends url routes slos name match path ttft tbt tls timeouts connect 5s off http://a:1
+/v1/* split backend a 100 redis cert_file exclude token header workers << learned default e2e 90%"""
+_words = st.sampled_from(_WORDS.split())
+_anything = st.recursive(
+    _words | st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(data=st.dictionaries(_words, _anything, max_size=5))
+@settings(max_examples=120, deadline=None)
+def test_any_yaml_is_read_or_refused_with_reasons(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(data))
+    config: Config | None
+    refused: list[str] = []
+    try:
+        config = read(str(file))
+    except ConfigErrors as errors:
+        refused = [problem.mend for problem in errors.problems]
+        config = None
+    if config is None:
+        assert refused
+        assert all(refused)
+    else:
+        table = build_table(config, 1)
+        assert table.backends
+        assert link.decode_down(link.frame(table)[4:]) == table
+
+
+@given(st.binary(max_size=60) | st.text("{}[]:,-&*!|>'\"#%@` \n\tab", max_size=40).map(str.encode))
+@settings(max_examples=120, deadline=None)
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigErrors):
+        read(str(file))
