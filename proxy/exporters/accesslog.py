@@ -75,6 +75,7 @@ class LineWriter:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._offset = 0  # bytes of the first line that are written
+        self._drained = True  # nothing waited: the next line may be the first of a burst
         self._offered = self._written = self._dropped = self._failures = 0
         self._reopen = True  # the first opening is one, too
         self._closing = self._give_up = False
@@ -179,10 +180,10 @@ class LineWriter:
     def _await_work(self) -> bool:
         """Wait for a line or an order; ``False`` ends the thread."""
         with self._work:
-            was_idle = not self._queue
             while not (self._queue or self._reopen or self._closing):
                 self._work.wait()
-            if was_idle and not (self._reopen or self._closing):
+            if self._drained and not (self._reopen or self._closing):
+                self._drained = False
                 self._work.wait(self._linger_s)
             return not self._give_up and bool(self._queue or self._reopen or not self._closing)
 
@@ -232,6 +233,7 @@ class LineWriter:
                 self._offset -= size
                 self._queued_bytes -= size
                 self._written += 1
+            self._drained = not self._queue
 
     def _writable(self, fd: int) -> bool:
         """Wait until the target takes a write; ``False`` when woken for another reason."""

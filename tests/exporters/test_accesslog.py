@@ -469,8 +469,10 @@ def test_a_burst_is_one_write(tmp_path: Path) -> None:
             writes.append(written)
             super()._advance(written)
 
-    writer = Counting(LogTarget(str(tmp_path / "log")), linger_s=60.0)
+    path = tmp_path / "log"
+    writer = Counting(LogTarget(str(path)), linger_s=60.0)
     writer.start()
+    until(path.exists, "opening")
     writer.offer(b"123456789")
     threading.Event().wait(0.02)  # long enough to write it, were it not gathering
     for _ in range(99):
