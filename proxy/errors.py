@@ -46,9 +46,14 @@ class ClientError(ProxyError):
 
 
 class UpstreamError(ProxyError):
-    """The server behind failed."""
+    """The server behind failed; ``end`` is a word of ``Facts.end``, ``code`` one of the replies."""
 
     source = UPSTREAM
+
+    def __init__(self, end: str, code: str) -> None:
+        super().__init__(code)
+        self.end = end
+        self.code = code
 
 
 class ConnectFailed(UpstreamError):
@@ -70,9 +75,8 @@ class Truncated(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     """``phase``: connect, first_byte or idle."""
 
-    def __init__(self, message: str, phase: str) -> None:
-        super().__init__(message)
-        self.phase = phase
+    def __init__(self, phase: str) -> None:
+        super().__init__(f"timeout_{phase}", f"{phase}_timeout")
 
 
 class SelfError(ProxyError):
