@@ -12,6 +12,10 @@ One ``Client`` stands for one request and its answer.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 _AHEAD_LIMIT: Final = 64 * 1024
 #: How long, and how much, we read on after an early answer, so that a reset does not overtake it.
 _LINGER_S: Final = 2.0
+#: A reset waits this long, at most, for what was written before it, and looks this often.
+_RESET_WITHIN_NS: Final = 30_000_000_000
+_RESET_POLL_S: Final = 0.02
+_INT: Final = struct.Struct("i")
+_LINGER_NONE: Final = struct.pack("ii", 1, 0)
 _BODYLESS: Final = frozenset((204, 304))
 _SERVES: Final = frozenset(("1.1", "1.0"))
 
@@ -71,6 +80,7 @@ class Client:
         "expects_body",
         "fields",
         "gone",
+        "head",
         "keep_alive",
         "listener",
         "method",
@@ -107,6 +117,7 @@ class Client:
         self.gone = False
         self.keep_alive = True
         self.started = False
+        self.head = b""  # the response's head, written with the first piece of its body
         self.response_done = False
         self.chunked = False  # our response's framing
         self.unbounded = False  # the response ends by closing (HTTP/1.0)
@@ -117,7 +128,10 @@ class Client:
     # ------------------------------------------------------------------ the answer
 
     def start(self, status: int, reason: bytes, fields: Fields, framing: Framing) -> None:
-        """Write the response's head: the upstream's own fields, and of ours only what framing demands."""
+        """Begin the response: the upstream's own fields, and of ours only what framing demands.
+
+        The head is written by the next ``send_all``, ``finish`` or ``cut``, which follows at once.
+        """
         self.started = True
         if self.cycle is not None:
             self.cycle.response_started = True
@@ -136,29 +150,39 @@ class Client:
         for name, value in fields:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"\r\n" if self.keep_alive else b"Connection: close\r\n\r\n")
-        self.write(b"".join(parts))
+        self.head = b"".join(parts)
 
-    def send(self, data: bytes) -> None:
-        """Write a piece of the body, now.  HOT."""
+    def send_all(self, bodies: list[bytes]) -> None:
+        """Write pieces of the body, now and at once, behind the head if that is still to be written."""
+        parts = [self.head] if self.head else []
+        self.head = b""
         if self.chunked:
-            self.write(b"%x\r\n%b\r\n" % (len(data), data))
+            for data in bodies:
+                parts += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self.write(data)
+            parts += bodies
+        if len(parts) == 1:
+            self.write(parts[0])
+        elif parts:
+            self.transport.writelines(parts)
         if self.backlog:
-            self._account(len(data))
+            self.account(sum(map(len, bodies)))
 
     def finish(self) -> None:
         """The response is complete."""
         if self.response_done:
             return
-        if self.chunked and not self.gone:
-            self.write(b"0\r\n\r\n")
+        if not self.gone and (self.head or self.chunked):
+            self.write(self.head + (b"0\r\n\r\n" if self.chunked else b""))
+            self.head = b""
         self._end()
 
     def cut(self) -> None:
         """End the response as the upstream's ended: without its end.  What was written is delivered first."""
         if self.response_done:
             return
+        if self.head:
+            self.send_all([])
         self.release_backlog()
         self.response_done = True
         self._settle_cycle()
@@ -176,8 +200,7 @@ class Client:
         if known.status in (400, 408, 417, 431, 501):
             self.keep_alive = False
         self.start(known.status, known.reason, fields, Framing(len(body), False))
-        if self.method != b"HEAD":
-            self.write(body)
+        self.send_all([] if self.method == b"HEAD" else [body])
         self._end()
         return known.status
 
@@ -195,7 +218,7 @@ class Client:
 
     # ------------------------------------------------------------------ a slow client
 
-    def _account(self, size: int) -> None:
+    def account(self, size: int) -> None:
         """While the transport's buffer is over its mark every byte is counted, here and for the worker."""
         limits = self.protocol.limits
         self.backlog += size
@@ -206,7 +229,7 @@ class Client:
     def slow(self, pending: int) -> None:
         """The transport's buffer went over its mark with ``pending`` bytes in it."""
         if not self.backlog:
-            self._account(max(1, pending))
+            self.account(max(1, pending))
 
     def flowing(self) -> None:
         """The transport's buffer has drained."""
@@ -343,7 +366,7 @@ class ClientProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._reset_at_drain:
-            self.transport.abort()
+            self._reset(monotonic_ns() + _RESET_WITHIN_NS)
         elif self.running is not None:
             self.running.flowing()
 
@@ -496,6 +519,8 @@ class ClientProtocol(HttpToolsProtocol):
         elif self.waiting:
             self.flow.resume_reading()
             self._run(self.waiting.popleft())
+        elif self._refused is not None:
+            self._refuse(self._refused)
         else:
             self._arm(self.limits.client_keepalive_s)
             if self._ahead:
@@ -518,9 +543,11 @@ class ClientProtocol(HttpToolsProtocol):
         """Answer a request that cannot be served, after those before it, and close."""
         client = self.parsing or Client(self)
         self.parsing = client
-        if self.running is not None or self.waiting:
-            self.transport.close()  # the answers before it are not ours to hurry; what was sent is delivered
+        if self.running is client:
+            self.transport.close()  # a streamed upload that turned out broken: its answer is not ours to give
             return
+        if self.running is not None:
+            return  # the answers before it come first; ``answered`` returns here
         status = client.refuse(code)
         self.limits.refused(client, status, code)
 
@@ -533,12 +560,25 @@ class ClientProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def reset_when_drained(self) -> None:
-        """Reset the connection as soon as what was written is on its way."""
+        """Reset the connection as soon as what was written has been delivered."""
         if self.transport.get_write_buffer_size() == 0:
-            self.transport.abort()
+            self._reset(monotonic_ns() + _RESET_WITHIN_NS)
         else:
             self._reset_at_drain = True
             self.transport.set_write_buffer_limits(high=0)
+
+    def _reset(self, until_ns: int) -> None:
+        """Send RST.  It overtakes what the kernel still holds, so wait for that, within bounds."""
+        raw = self.transport.get_extra_info("socket")
+        if raw is None or self.transport.is_closing():
+            self.transport.abort()
+            return
+        (unsent,) = _INT.unpack(fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+        if unsent and monotonic_ns() < until_ns:
+            self.loop.call_later(_RESET_POLL_S, self._reset, until_ns)
+            return
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        self.transport.abort()
 
     # ------------------------------------------------------------------ silence
 

@@ -44,8 +44,9 @@ class Exchange:
         "_done",
         "_feed",
         "_last_ns",
-        "_send",
+        "_raw",
         "_timer",
+        "_write",
         "arm",
         "attempts",
         "blocked",
@@ -95,7 +96,8 @@ class Exchange:
         self._connecting: asyncio.Task[Connection] | None = None
         self._done: asyncio.Future[None] = worker.loop.create_future()
         self._feed: Any = None
-        self._send = client.send
+        self._write = client.write
+        self._raw = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_ns = 0
 
@@ -173,6 +175,7 @@ class Exchange:
         if worker.table.request_id_header is not None:
             fields = with_request_id(self, fields)
         self.client.start(head.status, head.reason, fields, head.framing)
+        self._raw = self.client.chunked
         self.streamed = head.content_type.startswith(b"text/event-stream")
         if worker.measuring and not worker.shedding:
             arm = self.arm
@@ -194,14 +197,31 @@ class Exchange:
             self._last_ns = at_ns
             self._watch_idle()
 
-    def on_body(self, data: bytes, at_ns: int) -> None:
-        """Forward, then observe.  HOT: once per chunk."""
-        self._send(data)
+    def on_chunk(self, data: bytes, start: int, at_ns: int) -> None:
+        """One whole chunk, ``data[start:-2]``: forward, then observe.  HOT: once per token.
+
+        Where the client's framing is the same the chunk goes out as it came.
+        """
+        client = self.client
+        body = data[start:-2]
+        self._write(data if self._raw else body)
+        if client.backlog:
+            client.account(len(body))
         delay_ns = monotonic_ns() - at_ns
         self.delay_counts[(delay_ns * delay_ns).bit_length()] += 1
         self.delay_sum_ns += delay_ns
         if self._feed is not None:
-            self._feed(data, at_ns)
+            self._feed(body, at_ns)
+
+    def on_bodies(self, bodies: list[bytes], at_ns: int) -> None:
+        """What one read brought where it was not one whole chunk: forward, then observe."""
+        self.client.send_all(bodies)
+        delay_ns = monotonic_ns() - at_ns
+        self.delay_counts[(delay_ns * delay_ns).bit_length()] += len(bodies)
+        self.delay_sum_ns += delay_ns * len(bodies)
+        if self._feed is not None:
+            for data in bodies:
+                self._feed(data, at_ns)
 
     def on_end(self, at_ns: int) -> None:
         """The response is complete."""
@@ -327,7 +347,7 @@ class Exchange:
         if self._blocked_from_ns is not None:
             self._unblock(at_ns)
         if self.tap is not None:
-            self.tap.finish(at_ns)
+            self.tap.finish(at_ns, end == "complete")
         self.connection = self._feed = None
         if not self._done.done():
             self._done.set_result(None)

@@ -9,6 +9,10 @@ is done with it and hands it to its ``Sink`` in the same callback.  The rules of
 * Bytes on an idle connection, or behind the end of a response, close the connection: they are never
   taken for the next answer.
 * A parser is new per connection and is not used again after HEAD, EOF or an error.
+
+Most reads of a stream hold exactly one whole chunk.  Between two chunks such a read is recognised by its
+own length (its size line must be the one that we would have written) and passes by the parser, whose
+state is the same before and after it; every other read goes through the parser.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast, cast
+from typing import Any, Final, Protocol, cast
 
 import httptools
 
@@ -26,6 +30,8 @@ from proxy.relay.headers import Fields, Framing, ResponseHead, read_response_hea
 
 #: A request body above this many bytes is written with its drain observed, so that t = 0 is its last byte.
 SMALL_BODY: Final = 64 * 1024
+#: Bytes of a response's head, the interim ones before it included; beyond it the answer is no HTTP to us.
+HEAD_LIMIT: Final = 256 * 1024
 _BODYLESS: Final = frozenset((204, 304))
 
 
@@ -35,7 +41,8 @@ class Sink(Protocol):
 
     def on_request_sent(self, at_ns: int) -> None: ...
     def on_head(self, head: ResponseHead, at_ns: int) -> None: ...
-    def on_body(self, data: bytes, at_ns: int) -> None: ...
+    def on_chunk(self, data: bytes, start: int, at_ns: int) -> None: ...
+    def on_bodies(self, bodies: list[bytes], at_ns: int) -> None: ...
     def on_end(self, at_ns: int) -> None: ...
     def on_failure(self, kind: str, at_ns: int) -> None: ...
     def on_upload_room(self, room: bool) -> None: ...
@@ -52,12 +59,17 @@ class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time.  States: idle (``sink is None``), busy, closed."""
 
     __slots__ = (
+        "_at_chunk",
+        "_bodies",
+        "_chunk_over",
         "_dirty",
         "_ended",
         "_feed",
         "_fields",
         "_framing",
         "_head_only",
+        "_headed",
+        "_head_size",
         "_interim",
         "_parser",
         "_poller",
@@ -96,6 +108,9 @@ class Connection(asyncio.Protocol):
         self._fields: Fields = []
         self._reason = b""
         self._framing: Framing | None = None
+        self._bodies: list[bytes] = []
+        self._at_chunk = self._chunk_over = self._headed = False
+        self._head_size = 0
         self._head_only = self._interim = self._ended = self._dirty = self._sending = False
 
     # ------------------------------------------------------------------ the exchange's side
@@ -137,6 +152,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; the sink hears nothing more."""
         self.sink = None
+        self._at_chunk = False
         self._close()
 
     def pause(self) -> None:
@@ -183,6 +199,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at_ns = self.at_ns = monotonic_ns()
+        if self._at_chunk:
+            end = data.find(b"\r\n", 1, 10)
+            if (
+                0 < end < len(data) - 4
+                and data.startswith(b"%x\r\n" % (len(data) - end - 4))
+                and data.endswith(b"\r\n")
+            ):
+                self.sink.on_chunk(data, end + 2, at_ns)  # type: ignore[union-attr]  # there is one
+                return
         if self.first_byte_ns is None:
             self.first_byte_ns = at_ns
             if self.sink is None or self._ended:
@@ -190,11 +215,26 @@ class Connection(asyncio.Protocol):
                 return
         try:
             self._feed(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._deliver(at_ns)
             self._nonsense(at_ns)
             return
+        self._deliver(at_ns)
         if self._ended:
             self._finish(at_ns)
+        elif self._framing is None:
+            self._head_size += len(data)
+            if self._head_size > HEAD_LIMIT:
+                self._nonsense(at_ns)
+        else:
+            self._at_chunk = self._chunk_over and self.sink is not None and data.endswith(b"\r\n")
+
+    def _deliver(self, at_ns: int) -> None:
+        """Hand over what one read brought, as one piece of work for the client's side."""
+        if self._bodies or self._headed:
+            bodies, self._bodies, self._headed = self._bodies, [], False
+            if self.sink is not None:
+                self.sink.on_bodies(bodies, at_ns)
 
     def eof_received(self) -> None:
         if self.sink is not None and self._framing is not None and not self._ended:
@@ -252,15 +292,20 @@ class Connection(asyncio.Protocol):
         if self._head_only or status in _BODYLESS:
             self._ended = True
             self._head_only = True
+        self._headed = True
         self.sink.on_head(head, self.at_ns)
+
+    def on_chunk_header(self) -> None:
+        self._chunk_over = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_over = True
 
     def on_body(self, data: bytes) -> None:
         if self._ended:
             self._dirty = True
-            return
-        sink = self.sink
-        if sink is not None:
-            sink.on_body(data, self.at_ns)
+        else:
+            self._bodies.append(data)
 
     def on_message_complete(self) -> None:
         if self._interim:
