@@ -163,7 +163,14 @@ def test_a_folded_field_is_not_passed_on_as_it_is(legato: Legato, upstream: Upst
 def test_what_comes_behind_a_response_reaches_nobody(
     legato: Legato, upstream: Upstream, extra: bytes
 ) -> None:
-    upstream.use(says_then_waits(json_response({"answer": 1}) + extra))
+    async def says_more(conn: Connection) -> None:
+        await conn.request()
+        await conn.send(json_response({"answer": 1}) + extra)
+        await conn.request()  # only an empty line leaves the connection fit for another
+        await conn.send(json_response({"answer": 2}))
+        await conn.client_gone()
+
+    upstream.use(says_more)
     with RawClient(legato.data) as client:
         client.send(post(body=PLAIN_CHAT))
         assert client.response().body == b'{"answer": 1}'
