@@ -1,0 +1,32 @@
+"""The metrics reference is written from the catalog and is not behind it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from proxy.exporters.catalog import CATALOG
+from proxy.exporters.reference import FILE, markdown
+
+
+def test_the_reference_is_current() -> None:
+    assert FILE.read_text(encoding="utf-8") == markdown(), "run: python -m proxy.exporters.reference"
+
+
+def test_every_metric_and_every_value_is_documented() -> None:
+    text = markdown()
+    exported, _, later = text.partition("## Not exported yet")
+    for metric in CATALOG:
+        assert f"| `{metric.name}` |" in (exported if metric.exported else later)
+        if metric.exported:
+            assert metric.help in exported
+            for values in metric.closed.values():
+                for value, meaning in values.items():
+                    assert f"| `{value}` | {meaning} |" in exported
+
+
+def test_tables_keep_their_columns() -> None:
+    """A bar in a sentence would break its row."""
+    lines = markdown().splitlines()
+    for before, line in pairwise(lines):
+        if before.startswith("|") and line.startswith("|"):
+            assert line.count("|") == before.count("|"), line
