@@ -96,6 +96,10 @@ class Connection(asyncio.Protocol):
         if not self.refused:
             self.refused = True
             self._server.refuse(self, why)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut it."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -161,6 +165,16 @@ class LinkServer:
         for connection in self._connections:
             if connection.worker is not None:
                 connection.send(self._desk.table)
+
+    @property
+    def queued_bytes(self) -> int:
+        """What has arrived and is not folded yet."""
+        return self._queued_bytes
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        for connection in list(self._connections):
+            connection.abort()
 
     def _pause(self, on: bool) -> None:
         self._paused = on

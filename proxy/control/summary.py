@@ -94,6 +94,7 @@ class ProxySummary(Struct, frozen=True):
     event_loop_lag: DelayShare
     client_blocked: DelayShare
     workers: int
+    link_errors: Annotated[int, Meta(description="peers cut off the workers' link for nonsense")]
     dropped: dict[str, int]
     unmeasured: dict[str, int]
     export_failures: dict[str, int]
@@ -147,7 +148,7 @@ def summarise(controller: Controller) -> Summary:
             BackendSummary(b.name, b.up, b.active, b.idle, b.connecting, b.addresses)
             for b in snapshot.backends
         ],
-        proxy=_proxy(snapshot),
+        proxy=_proxy(snapshot, controller.link_errors),
     )
 
 
@@ -193,12 +194,13 @@ def _quantiles(sketch: LogHistogram) -> Quantiles:
     return Quantiles(*(_rounded(sketch.quantile(q)) for q in (0.5, 0.9, 0.99, 1.0)))
 
 
-def _proxy(snapshot: Snapshot) -> ProxySummary:
+def _proxy(snapshot: Snapshot, link_errors: int) -> ProxySummary:
     return ProxySummary(
         forward=_delay(snapshot.forward),
         event_loop_lag=_delay(snapshot.lag),
         client_blocked=_delay(snapshot.blocked),
         workers=snapshot.workers,
+        link_errors=link_errors,
         dropped=snapshot.dropped,
         unmeasured=snapshot.unmeasured,
         export_failures=snapshot.export_failures,

@@ -1,0 +1,247 @@
+"""The link over a real Unix socket: a scripted worker against the control plane, and their accounts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import clock
+from proxy.control.core import Controller
+from proxy.control.linkserver import STRIDE, LinkServer
+from proxy.link import Ack, FactsBatch, Frames, Hello, Table, Up, decode_down, frame
+from tests.control.facts import at, facts, streamed, table
+from tests.control.test_workers import beat, hello, now
+
+
+def controller() -> Controller:
+    """A control plane without logs."""
+    return Controller(
+        table(), instance="here", version="1", unix_ns=clock.unix_ns, monotonic_ns=clock.monotonic_ns
+    )
+
+
+@asynccontextmanager
+async def serving(control: Controller, path: Path) -> AsyncIterator[LinkServer]:
+    """The link's server on ``path``; everything ends with the block, as a killed process would."""
+    link = LinkServer(control, clock.monotonic_ns)
+    server = await asyncio.get_running_loop().create_unix_server(link.protocol, path)
+    folding = asyncio.create_task(link.run())
+    try:
+        yield link
+    finally:
+        server.close()
+        folding.cancel()
+        link.abort()
+
+
+class FakeWorker:
+    """Speaks the worker's side, and keeps what is not acknowledged, as the real one does."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.frames = Frames()
+        self.tables: list[Table] = []
+        self.acked = 0
+        self.closed = False
+        self.listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def connect(cls, path: Path) -> FakeWorker:
+        return cls(*await asyncio.open_unix_connection(path))
+
+    def send(self, *messages: Up) -> None:
+        self.writer.write(b"".join(frame(message) for message in messages))
+
+    async def _listen(self) -> None:
+        while data := await self.reader.read(65_536):
+            for payload in self.frames.feed(data):
+                message = decode_down(payload)
+                if isinstance(message, Ack):
+                    self.acked = message.seq
+                else:
+                    self.tables.append(message)
+        self.closed = True
+
+    async def until(self, holds: Callable[[], bool], within_s: float = 5.0) -> None:
+        """Wait until something holds."""
+        async with asyncio.timeout(within_s):
+            while not holds():  # noqa: ASYNC110 - what is waited for lives in several places
+                await asyncio.sleep(0.002)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def batch(*numbers: int) -> FactsBatch:
+    return FactsBatch([facts(seq=number) for number in numbers])
+
+
+def run(script: Callable[[Path], Any], tmp_path: Path) -> None:
+    asyncio.run(asyncio.wait_for(script(tmp_path / "link"), 20))
+
+
+def test_hello_gets_the_table_and_facts_are_acknowledged(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path):
+            worker = await FakeWorker.connect(path)
+            assert not control.ready
+            worker.send(hello(), batch(1, 2, 3), beat(now(in_flight=4)))
+            await worker.until(lambda: worker.acked == 3)
+            assert [each.version for each in worker.tables] == [1]
+            assert control.ready
+            await worker.until(lambda: control.snapshot().now != ())
+            assert control.snapshot().now[0].in_flight == 4
+            assert control.ledger.settled == 3
+
+    run(script, tmp_path)
+
+
+def test_a_new_table_goes_to_every_worker(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path) as link:
+            workers = [await FakeWorker.connect(path) for _ in range(3)]
+            for number, worker in enumerate(workers):
+                worker.send(hello(number))
+                await worker.until(lambda worker=worker: bool(worker.tables))  # type: ignore[misc]
+            control.set_table(table(version=2))
+            link.send_table()
+            for worker in workers:
+                await worker.until(lambda worker=worker: worker.tables[-1].version == 2)  # type: ignore[misc]
+
+    run(script, tmp_path)
+
+
+def test_a_lost_link_and_facts_sent_again_are_settled_once(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path):
+            first = await FakeWorker.connect(path)
+            first.send(hello(), batch(1, 2, 3))
+            await first.until(lambda: first.acked == 3)
+            first.close()
+            second = await FakeWorker.connect(path)
+            second.send(hello(acked=1, next_seq=7), batch(2, 3), batch(4, 6))
+            await second.until(lambda: second.acked == 6)
+            assert control.ledger.settled == 5
+            assert control.snapshot().dropped["facts"] == 1
+            assert control.snapshot().workers == 1
+
+    run(script, tmp_path)
+
+
+def test_a_control_process_that_dies_is_accounted_for_exactly(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        old, new = controller(), controller()
+        async with serving(old, path):
+            worker = await FakeWorker.connect(path)
+            worker.send(hello(), *(batch(*range(n, n + 10)) for n in range(1, 101, 10)))
+            await worker.until(lambda: worker.acked == 100)
+            acked = worker.acked
+        await worker.until(lambda: worker.closed)
+        new_path = path.with_name("link2")
+        async with serving(new, new_path):
+            again = await FakeWorker.connect(new_path)
+            # 101 to 120 were let go meanwhile: the buffer was full
+            again.send(hello(acked=acked, next_seq=151), batch(*range(121, 151)))
+            await again.until(lambda: again.acked == 150)
+            dropped = new.snapshot().dropped
+            assert dropped["settled_by_lost_control"] == 100
+            assert dropped["facts"] == 20
+            assert new.ledger.settled + dropped["settled_by_lost_control"] + dropped["facts"] == 150
+
+    run(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\xff" * 64,  # a frame of 4 GiB
+        b"\0\0\0\3abc",
+        frame(batch(1)),  # facts before a hello
+        frame(hello()) + frame(hello()),
+        frame(Hello(99, 0, 1, "x", 1, 0, 0)),
+        frame(hello()) + b"\0\0\0\1\xc1",
+    ],
+    ids=["too long", "not msgpack", "no hello", "two hellos", "another protocol", "nonsense after hello"],
+)
+def test_nonsense_is_disconnected_and_counted_and_others_go_on(nonsense: bytes, tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path):
+            good = await FakeWorker.connect(path)
+            good.send(hello(7), batch(1))
+            bad = await FakeWorker.connect(path)
+            bad.writer.write(nonsense)
+            await bad.until(lambda: bad.closed or bad.listening.done())
+            good.send(batch(2))
+            await good.until(lambda: good.acked == 2)
+            assert control.link_errors == 1
+            assert control.ledger.settled == 2
+
+    run(script, tmp_path)
+
+
+def test_arrivals_that_are_no_arrivals_cost_one_score_and_nothing_else(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path):
+            worker = await FakeWorker.connect(path)
+            broken = streamed(at(50), seq=2)
+            assert broken.stream is not None
+            broken.stream.choices = (b"not whole",)
+            worker.send(hello(), FactsBatch([facts(seq=1), broken, facts(seq=3)]))
+            await worker.until(lambda: worker.acked == 3)
+            assert control.ledger.settled == 3
+            assert control.snapshot().unmeasured["tap_error"] == 1
+
+    run(script, tmp_path)
+
+
+def test_a_large_batch_gives_others_their_turn(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path) as link:
+            worker = await FakeWorker.connect(path)
+            worker.send(hello(), batch(*range(1, 10 * STRIDE + 1)))
+            await worker.until(lambda: worker.acked > 0)
+            await worker.until(lambda: worker.acked == 10 * STRIDE)
+            assert control.ledger.settled == 10 * STRIDE
+            assert link.queued_bytes == 0
+
+    run(script, tmp_path)
+
+
+def test_a_flood_is_bounded_and_arrives_whole(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path) as link:
+            worker = await FakeWorker.connect(path)
+            worker.send(hello())
+            events = [at(50 + i) for i in range(20_000)]
+            arrivals = streamed(*events).stream
+            most = 0
+            for number in range(1, 61):  # 60 streams of 320 KB
+                worker.send(FactsBatch([streamed(stream=arrivals, seq=number)]))
+                await worker.writer.drain()
+                most = max(most, link.queued_bytes)
+            await worker.until(lambda: worker.acked == 60, within_s=15)
+            assert most < 12 * 1024 * 1024
+            assert control.ledger.settled == 60
+
+    run(script, tmp_path)
+
+
+def test_beats_and_facts_without_a_process_between() -> None:
+    control = controller()
+    assert isinstance(control.feed(hello()), Table)
+    assert control.feed(batch(1, 2)) == Ack(2)
+    assert control.feed(beat(now())) is None
+    assert control.snapshot().now[0].in_flight == 1
+    assert control.ledger.settled == 2
