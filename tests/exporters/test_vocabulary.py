@@ -45,9 +45,11 @@ def assigned(attribute: str) -> set[str]:
     out: set[str] = set()
     for tree in trees():
         for node in ast.walk(tree):
-            if (isinstance(node, ast.keyword) and node.arg == attribute) or (isinstance(node, ast.Assign) and any(
-                isinstance(target, ast.Attribute) and target.attr == attribute for target in node.targets
-            )):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [target.attr for target in targets if isinstance(target, ast.Attribute)]
+            if isinstance(node, ast.keyword):
+                names.append(node.arg or "")
+            if attribute in names and isinstance(node, ast.Assign | ast.keyword):
                 out |= words(node.value)
     return out
 
