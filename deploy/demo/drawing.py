@@ -1,113 +1,126 @@
-"""One request drawn: tokens that arrived against tokens that were due, over time.  Pure.
+"""One request drawn over time: when its tokens came, and how far ahead of its deadlines it was.  Pure.
 
-Two staircases.  ``arrived(t)``: how many tokens the reader has.  ``due(t)``: how many were promised by then;
-it climbs by one every TBT deadline, goes on climbing through a stall (those are the missed deadlines), and
-starts afresh from the token that ends it.  Where arrivals are ahead, the space between the two is slack;
-where the promise is ahead, it is what the reader waits for.
+The chart shows the slack: the time left at each moment until the next token is due.  Every token adds one
+TBT deadline to it, silence uses it up; below zero the reader waits, and when the token comes at last
+deadlines start afresh from it.  That is Metron's slack, looked at continuously.  Each column shows the worst
+moment of its span.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
-from math import ceil, floor
+from math import floor
 
 from rich.text import Text
 
-from deploy.demo.view import Arrival, RequestView
+from deploy.demo.view import RequestView
 
-ARRIVED, SLACK, WAITING, DUE = "●", "·", "█", "─"
-_STYLES = {ARRIVED: "bold green", SLACK: "green", WAITING: "bold red", DUE: "dim", " ": ""}
-_LABEL = 7  # columns of the token axis
-
-
-class Staircases:
-    """``arrived`` and ``due`` of one request as functions of time."""
-
-    def __init__(self, arrivals: Sequence[Arrival], tbt_s: float, ttft_s: float) -> None:
-        self._at = [arrival.at_s for arrival in arrivals]
-        self._before = [0]
-        for arrival in arrivals:
-            self._before.append(self._before[-1] + arrival.tokens)
-        self._due = [arrival.due_s for arrival in arrivals]
-        last = arrivals[-1] if arrivals else None
-        # What would be due after the last token: only used where the request was cut while one was due.
-        self._due.append(
-            ttft_s if last is None else max(last.due_s, last.at_s if last.missed else 0) + last.tokens * tbt_s
-        )
-        self._tbt_s = tbt_s
-
-    def arrived(self, at_s: float) -> int:
-        """Tokens that had arrived by then."""
-        return self._before[bisect_right(self._at, at_s)]
-
-    def due(self, at_s: float, *, after_last: bool = False) -> int:
-        """Tokens that were due by then; after the last one nothing is awaited any more."""
-        index = bisect_right(self._at, at_s)
-        if index == len(self._at) and not after_last:
-            return min(self._before[-1], self._promised(index, at_s))
-        return self._promised(index, at_s)
-
-    def _promised(self, index: int, at_s: float) -> int:
-        return max(0, self._before[index] + floor((at_s - self._due[index]) / self._tbt_s) + 1)
+_UP = " ▁▂▃▄▅▆▇█"  # eighths of a cell, from its floor
+_HALF_DOWN, _FULL, _STALL = "▀", "█", "▼"
+_LABEL = 9  # columns left of the chart
+AHEAD, BEHIND, TOKENS = "green", "bold red", "cyan"
 
 
-def draw(request: RequestView, width: int, height: int = 14) -> list[Text]:
-    """The picture, line by line: the chart, the time axis.  ``width`` in columns, at least 30."""
-    columns = max(20, width - _LABEL - 1)
-    stairs = Staircases(request.arrivals, request.tbt_target_s, request.ttft_target_s)
-    end_s = max(request.end_s, request.tbt_target_s)
-    seconds = end_s / columns
-    cut = request.outcome != "completed"
-    heights: list[tuple[int, int]] = []
+def slack(request: RequestView, columns: int) -> list[float]:
+    """Per column the least time left until the next token was due, in seconds; negative: overdue by that.
+
+    After the last token nothing is awaited: the slack stays where it was, unless the request was cut while
+    a token was due.
+    """
+    span_s = request.end_s / columns
+    dues = [arrival.due_s for arrival in request.arrivals]
+    at = [arrival.at_s for arrival in request.arrivals]
+    cut_due_s = _next_due(request) if request.outcome != "completed" else None
+    out: list[float] = []
     for column in range(columns):
-        at_s = (column + 1) * seconds  # the end of the column, so that the last shows the end
-        heights.append((stairs.arrived(at_s), stairs.due(at_s, after_last=cut)))
-    top = max(1, *(max(pair) for pair in heights))
-    return [*_chart(heights, top, height), *_axis(end_s, columns)]
+        start_s, end_s = column * span_s, (column + 1) * span_s
+        first, behind = bisect_left(at, start_s), bisect_left(at, end_s)
+        # The slack is least just before a token arrives, or at the end of the span if none does.
+        lows = [dues[index] - at[index] for index in range(first, behind)]
+        if behind < len(at):
+            lows.append(dues[behind] - end_s)
+        elif cut_due_s is not None:
+            lows.append(cut_due_s - end_s)
+        out.append(min(lows) if lows else (out[-1] if out else 0.0))
+    return out
 
 
-def _chart(heights: list[tuple[int, int]], top: int, rows: int) -> list[Text]:
-    lines: list[Text] = []
-    levels = [(_level(arrived, top, rows), _level(due, top, rows)) for arrived, due in heights]
-    for row in range(rows, 0, -1):
-        label = round(top * row / rows) if row in (rows, (rows + 1) // 2) else None
-        line = Text(f"{'' if label is None else label:>{_LABEL - 1}} ", style="dim")
-        line.append("│", style="dim")
-        for (arrived, due), (level, due_level) in zip(heights, levels, strict=True):
-            glyph = _glyph(row, level, due_level, behind=due > arrived)
-            line.append(glyph, style=_STYLES[glyph])
-        lines.append(line)
-    return lines
+def _next_due(request: RequestView) -> float:
+    """When the token after the last one was due."""
+    if not request.arrivals:
+        return request.ttft_target_s
+    last = request.arrivals[-1]
+    return (last.at_s if last.missed else last.due_s) + last.tokens * request.tbt_target_s
 
 
-def _level(value: int, top: int, rows: int) -> int:
-    return ceil(value * rows / top)
+def draw(request: RequestView, width: int, rows: int = 13) -> list[Text]:
+    """The picture, line by line: tokens, slack above and below zero, time.  ``width`` in columns."""
+    columns = max(20, width - _LABEL - 1)
+    left = slack(request, columns)
+    highest, lowest = max(0.0, *left), min(0.0, *left)
+    row_s = max(highest - lowest, request.tbt_target_s) / rows
+    above = max(1, -floor(-highest / row_s)) if highest else 0
+    below = max(1, -floor(lowest / row_s)) if lowest else 0
+    return [
+        _tokens(request, columns),
+        *(_above(left, row, row_s, label=row == above) for row in range(above, 0, -1)),
+        _zero(request, columns),
+        *(_below(left, row, row_s, label=row == below) for row in range(1, below + 1)),
+        *_axis(request.end_s, columns),
+    ]
 
 
-def _glyph(row: int, level: int, due_level: int, *, behind: bool) -> str:
-    """The cell in ``row``, given the levels of the two staircases in its column."""
-    if behind and level < row <= max(due_level, level + 1):
-        return WAITING
-    if row == level:
-        return ARRIVED
-    if row == due_level:
-        return DUE
-    if due_level < row < level:
-        return SLACK
-    return " "
+def _line(label: str, edge: str) -> Text:
+    return Text(f"{label:>{_LABEL - 1}} {edge}", style="dim")
+
+
+def _tokens(request: RequestView, columns: int) -> Text:
+    """Tokens that arrived in each column, as bars."""
+    counts = [0] * columns
+    for arrival in request.arrivals:
+        counts[min(columns - 1, floor(arrival.at_s / request.end_s * columns))] += arrival.tokens
+    most = max(1, *counts)
+    line = _line("tokens", " ")
+    line.append("".join(_UP[-(-count * 8 // most)] for count in counts), style=TOKENS)
+    return line
+
+
+def _above(left: Sequence[float], row: int, row_s: float, *, label: bool) -> Text:
+    line = _line(f"{row * row_s:+.2f} s" if label else "", "│")
+    for value in left:
+        line.append(_UP[max(0, min(8, round((value / row_s - (row - 1)) * 8)))], style=AHEAD)
+    return line
+
+
+def _below(left: Sequence[float], row: int, row_s: float, *, label: bool) -> Text:
+    line = _line(f"{-row * row_s:+.2f} s" if label else "", "│")
+    for value in left:
+        halves = round((-value / row_s - (row - 1)) * 2)
+        line.append(_FULL if halves > 1 else _HALF_DOWN if halves == 1 else " ", style=BEHIND)
+    return line
+
+
+def _zero(request: RequestView, columns: int) -> Text:
+    """The deadline itself, with a mark where each stall began."""
+    cells = ["─"] * columns
+    for stall in request.stalls:
+        cells[min(columns - 1, floor(stall.at_s / request.end_s * columns))] = _STALL
+    line = _line("due", "┼")
+    for cell in cells:
+        line.append(cell, style=BEHIND if cell == _STALL else "dim")
+    return line
 
 
 def _axis(end_s: float, columns: int) -> list[Text]:
     step_s = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60) if end_s / step <= 8), end_s)
     ticks, labels = ["─"] * columns, [" "] * (columns + 8)
-    for number in range(floor(end_s / step_s) + 1):
-        column = min(columns - 1, round(number * step_s / end_s * columns))
+    for index in range(floor(end_s / step_s) + 1):
+        column = min(columns - 1, floor(index * step_s / end_s * columns))
         ticks[column] = "┬"
-        text = f"{number * step_s:g}s"
+        text = f"{index * step_s:g} s"
         labels[column : column + len(text)] = text
-    indent = " " * _LABEL
     return [
-        Text(f"{'0':>{_LABEL - 1}} └" + "".join(ticks), style="dim"),
-        Text(f"{indent} {''.join(labels).rstrip()}", style="dim"),
+        _line("", "└").append("".join(ticks)),
+        Text(" " * (_LABEL + 1) + "".join(labels).rstrip(), style="dim"),
     ]

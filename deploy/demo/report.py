@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from deploy.demo.drawing import ARRIVED, DUE, SLACK, WAITING, draw
+from deploy.demo.drawing import AHEAD, BEHIND, draw
 from deploy.demo.load import Progress
 from deploy.demo.scenario import Scenario
 from deploy.demo.view import ArmView, ProxyView, RequestView, View
@@ -39,12 +38,14 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """``0%``, ``3.4%``, ``–``; what is not nothing never reads as 0%."""
+    """``0%``, ``3.4%``, ``–``; what is not nothing never reads as 0%, what is not all never as 100%."""
     if ratio is None:
         return "–"
     if 0 < ratio < 0.0005:
         return "<0.1%"
-    return f"{ratio:.1%}" if ratio else "0%"
+    if 0.9995 <= ratio < 1:
+        return ">99.9%"
+    return f"{ratio * 100:.1f}".removesuffix(".0") + "%"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -52,39 +53,52 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def live(scenario: Scenario, progress: Mapping[str, Progress], view: View | None, elapsed_s: float) -> Table:
-    """The table that is redrawn while the load runs."""
-    table = Table(title=f"{scenario.title}, {elapsed_s:.0f} s", caption=scenario.note, caption_style="yellow")
-    for heading in ("backend", "sent", "in flight", "overdue", "scored", f"under {scenario.target:g}"):
-        table.add_column(heading, justify="left" if heading == "backend" else "right")
-    for heading in ("fluidity p50", "TTFT p50/p99", "TBT p50/p99", "longest gap", "missed"):
-        table.add_column(heading, justify="right")
-    for arm in scenario.arms:
-        seen = (view or View({}, _NO_SHARE)).arm(arm.name)
-        sent = progress[arm.name]
-        table.add_row(
-            arm.name,
-            f"{sent.sent}/{sent.total}",
-            str(seen.in_flight),
-            Text(str(seen.overdue), style="bold red" if seen.overdue else ""),
-            str(seen.good + seen.bad),
-            _judged(seen, scenario),
-            number(seen.fluidity_p50),
-            f"{duration(seen.ttft_p50)} / {duration(seen.ttft_p99)}",
-            f"{duration(seen.tbt_p50)} / {duration(seen.tbt_p99)}",
-            duration(seen.longest_gap),
-            percent(seen.miss_rate),
-        )
-    return table
+def live(
+    scenario: Scenario, progress: Mapping[str, Progress], view: View | None, elapsed_s: float
+) -> RenderableType:
+    """What is redrawn while the load runs."""
+    seen = view or View({}, _NO_SHARE)
+    table = _table(scenario, f"{elapsed_s:.0f} s")
+    states = [progress[arm.name] for arm in scenario.arms]
+    arms = [seen.arm(arm.name) for arm in scenario.arms]
+    table.add_row("requests sent", *(f"{state.sent} of {state.total}" for state in states))
+    table.add_row("in flight now", *(str(arm.in_flight) for arm in arms))
+    table.add_row(
+        "  of these overdue",
+        *(Text(str(arm.overdue), style="bold red" if arm.overdue else "") for arm in arms),
+    )
+    table.add_row("requests ended", *(str(arm.requests) for arm in arms), end_section=True)
+    for name, cells in _measures(scenario, arms):
+        table.add_row(name, *cells)
+    return Group(table, Text(scenario.note, style="yellow"))
 
 
 _NO_SHARE = ProxyView(None, None, None, 0, 0)
+
+
+def _table(scenario: Scenario, title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("", min_width=34)
+    for arm in scenario.arms:
+        table.add_column(arm.name, justify="right", min_width=19)
+    return table
 
 
 def _judged(arm: ArmView, scenario: Scenario) -> Text:
     bad = (arm.share_under or 0) > 1 - scenario.objective + 1e-9
     style = "" if arm.share_under is None else "bold red" if bad else "bold green"
     return Text(percent(arm.share_under), style=style)
+
+
+def _measures(scenario: Scenario, arms: Sequence[ArmView]) -> list[tuple[str, list[str | Text]]]:
+    return [
+        (f"requests with fluidity under {scenario.target:g}", [_judged(arm, scenario) for arm in arms]),
+        ("fluidity p50 / p1", [f"{number(a.fluidity_p50)} / {number(a.fluidity_p1)}" for a in arms]),
+        ("token deadlines missed", [f"{percent(a.miss_rate)} ({a.missed:,})" for a in arms]),
+        ("TTFT p50 / p99", [f"{duration(a.ttft_p50)} / {duration(a.ttft_p99)}" for a in arms]),
+        ("TBT p50 / p99", [f"{duration(a.tbt_p50)} / {duration(a.tbt_p99)}" for a in arms]),
+        ("longest gap between tokens", [duration(arm.longest_gap) for arm in arms]),
+    ]
 
 
 def plain_line(scenario: Scenario, progress: Mapping[str, Progress], view: View, elapsed_s: float) -> str:
@@ -103,24 +117,12 @@ def plain_line(scenario: Scenario, progress: Mapping[str, Progress], view: View,
 def comparison(scenario: Scenario, view: View) -> Table:
     """The closing table: one row per measure, one column per arm."""
     arms = [view.arm(arm.name) for arm in scenario.arms]
-    table = Table(title="What Legato measured", title_justify="left", title_style="bold")
-    table.add_column("")
-    for arm in scenario.arms:
-        table.add_column(arm.name, justify="right")
-    judged = [_judged(arm, scenario) for arm in arms]
-    rows: list[tuple[str, list[str | Text]]] = [
-        ("requests, all answered", [str(arm.requests) for arm in arms]),
-        (f"requests with fluidity under {scenario.target:g}", [*judged]),
-        ("fluidity p50 / p1", [f"{number(a.fluidity_p50)} / {number(a.fluidity_p1)}" for a in arms]),
-        ("token deadlines missed", [f"{percent(a.miss_rate)} ({a.missed:,})" for a in arms]),
-        ("TTFT p50 / p99", [f"{duration(a.ttft_p50)} / {duration(a.ttft_p99)}" for a in arms]),
-        ("TBT p50 / p99", [f"{duration(a.tbt_p50)} / {duration(a.tbt_p99)}" for a in arms]),
-        ("longest gap", [duration(arm.longest_gap) for arm in arms]),
-        ("fluid token rate", [_rate(arm) for arm in arms]),
-        ("output tokens", [f"{arm.tokens:,}" for arm in arms]),
-    ]
-    for name, cells in rows:
+    table = _table(scenario, "What Legato measured")
+    table.add_row("requests", *(str(arm.requests) for arm in arms))
+    table.add_row("output tokens", *(f"{arm.tokens:,}" for arm in arms), end_section=True)
+    for name, cells in _measures(scenario, arms):
         table.add_row(name, *cells)
+    table.add_row("fluid token generation rate", *(_rate(arm) for arm in arms))
     return table
 
 
@@ -133,29 +135,25 @@ def _rate(arm: ArmView) -> str:
 def verdict(scenario: Scenario, view: View) -> Verdict:
     """Compare the arms; every word about them follows from the numbers."""
     first, second = (view.arm(arm.name) for arm in scenario.arms)
-    names = [arm.name for arm in scenario.arms]
-    needed = (first.share_under, second.share_under, first.tbt_p99, second.tbt_p99)
-    if any(value is None for value in needed):
+    if None in (first.share_under, second.share_under, first.tbt_p99, second.tbt_p99):
         return Verdict("Too little was measured for a verdict.", False)
-    under, tails = (first.share_under or 0.0, second.share_under or 0.0), (first.tbt_p99, second.tbt_p99)
-    allowed = 1 - scenario.objective + 1e-9
-    keeps = [share <= allowed for share in under]
-    ratio = (tails[0] or 0.0) / (tails[1] or 1e-9)
-    told = [
-        f"{name} {'keeps' if kept else 'does not keep'} the promise"
-        f" ({percent(1 - share)} of requests at fluidity {scenario.target:g} or more,"
-        f" {percent(scenario.objective)} promised)"
-        for name, kept, share in zip(names, keeps, under, strict=True)
-    ]
-    joint = "and" if keeps[0] == keeps[1] else "where"
+    keeps, told = [], []
+    for name, arm in ((scenario.arms[1].name, second), (scenario.arms[0].name, first)):
+        share = arm.share_under or 0.0
+        keeps.append(share <= 1 - scenario.objective + 1e-9)
+        told.append(
+            f"{name} {'keeps' if keeps[-1] else 'breaks'} its promise: {percent(1 - share)} of its requests"
+            f" reach fluidity {scenario.target:g}, {scenario.objective:.0%} are promised."
+        )
+    tails = first.tbt_p99 or 0.0, second.tbt_p99 or 1e-9
+    ratio = tails[0] / tails[1]
+    better = f"{ratio:.1f} times better" if ratio >= 1.05 else "no better"
     tail = (
-        f"its tail TBT (p99) is {ratio:.1f} times better: {duration(tails[1])} against {duration(tails[0])}"
-        if ratio >= 1.05
-        else f"tail TBT (p99) is no better: {duration(tails[1])} against {duration(tails[0])}"
+        f"The tail TBT (p99) of {scenario.arms[1].name} is {better}: {duration(tails[1])} against"
+        f" {duration(tails[0])}."
     )
-    return Verdict(
-        f"{told[1]}, {joint} {told[0]}; {tail}.".capitalize(), keeps == [False, True] and ratio >= 3
-    )
+    sentences = " ".join([*(each[0].upper() + each[1:] for each in told), tail])
+    return Verdict(sentences, keeps == [True, False] and ratio >= 3)
 
 
 def accounts(scenario: Scenario, progress: Mapping[str, Progress], view: View) -> list[str]:
@@ -196,27 +194,26 @@ def _micro(seconds: float | None) -> str:
 
 def worst(request: RequestView, width: int) -> Group:
     """The worst request, drawn."""
-    behind = "its first token" if not request.arrivals else ""
     head = Text.assemble(
         ("The worst request", "bold"),
-        f": {request.id} on {request.backend}, {request.prompt_tokens:,} prompt tokens,"
-        f" {request.output_tokens} tokens out {behind}\n",
+        f", on {request.backend}: {request.prompt_tokens:,} prompt tokens, {request.output_tokens} tokens out"
+        f" ({request.id})\n",
         ("fluidity ", "bold"),
         (number(request.fluidity), "bold red"),
         f" = {request.met} deadlines met of {request.met + request.missed}; first token after"
-        f" {duration(request.ttft_s)} (promised within {duration(request.ttft_target_s)}),"
-        f" then one every {duration(request.tbt_target_s)}",
+        f" {duration(request.ttft_s)} (promised within {duration(request.ttft_target_s)}), then one every"
+        f" {duration(request.tbt_target_s)} promised",
     )
     key = Text.assemble(
-        (f"{ARRIVED} tokens that arrived", "bold green"),
-        "   ",
-        (f"{DUE} tokens that were due", "dim"),
-        "   ",
-        (f"{SLACK} slack: arrived early", "green"),
-        "   ",
-        (f"{WAITING} deadlines that pass while the reader waits", "bold red"),
+        " " * 4,
+        ("█", AHEAD),
+        " time left to the next deadline   ",
+        ("█", BEHIND),
+        " late: the reader waits   ",
+        ("▼", BEHIND),
+        " a stall begins",
     )
-    return Group(head, Text(), *draw(request, width), Text(), key, *_stalls(request))
+    return Group(head, Text(), *draw(request, width), key, Text(), *_stalls(request))
 
 
 def _stalls(request: RequestView) -> list[RenderableType]:
@@ -249,24 +246,18 @@ def closing(
     parts: list[RenderableType] = [
         Text(),
         comparison(scenario, view),
+        Text(scenario.note, style="yellow"),
+        Text(),
+        worst(request, width) if request else Text("No request missed a deadline."),
         Text(),
         Text(found.sentence, style="bold"),
     ]
     if scenario.simulated:
         agrees = "This run shows the same." if found.shown else "This run does not show that."
-        parts += [Text(f"{METRON} {agrees}")]
-    parts += [Text(own_share(view), style="dim"), Text(scenario.note, style="yellow"), Text()]
-    parts.append(worst(request, width) if request else Text("No request missed a deadline."))
+        parts.append(Text(f"{METRON} {agrees}"))
+    parts.append(Text(own_share(view), style="dim"))
     parts += [Text(f"failed: {problem}", style="bold red") for problem in problems]
-    parts += [
-        Text(),
-        Padding(
-            Text.assemble(
-                ("next: ", "bold"),
-                ("legato serve --upstream URL", "bold cyan"),
-                "   in front of your own server",
-            ),
-            0,
-        ),
-    ]
-    return Group(*parts)
+    hint = Text.assemble(
+        ("next: ", "bold"), ("legato serve --upstream URL", "bold cyan"), "  in front of your own server"
+    )
+    return Group(*parts, Text(), hint)
