@@ -56,14 +56,26 @@ class Excluded(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A stall that was found not to be the server's, by the start of its gap (``Stall.at_ns``).
+    """A gap that an excluded interval overlaps, by its start: the trace file's way to say it.
 
-    ``choice`` ``None``: whichever choice has a gap that starts there.
+    A stall at the end of that gap is taken out; ``missed`` tells by how many deadlines, under those that
+    were applied (0: it was none), and changes nothing.  ``choice`` ``None``: every choice that has a gap
+    which starts there.  ``covered_ns`` limits a ``suspect`` mark to stalls of at most that lateness;
+    ``None`` does not.
     """
 
     at_ns: int
     reason: Reason
+    missed: int = 0
     choice: int | None = None
+    covered_ns: int | None = None
+
+    def to_plain(self) -> list[int | str | None]:
+        """As a list for JSON, without what it does not say at its end."""
+        plain: list[int | str | None] = list(self)
+        while plain[-1] is None:
+            plain.pop()
+        return plain
 
 
 class Lane(NamedTuple):
@@ -96,23 +108,34 @@ def lanes_of(
         after = np.cumsum(tokens, dtype=np.int64)
         start = np.zeros_like(at)
         start[1:] = at[:-1]
-        known = _known(index, start, at, blocked, marks)
-        lag = suspect.overlap(start, at) if suspect else None
+        mine = [mark for mark in marks if mark.choice is None or mark.choice == index]
+        known = _known(start, at, blocked, mine)
+        lag = _lag(start, at, suspect, mine)
         total = int(after[-1]) if len(after) else 0
         lanes.append(Lane(index, at, after - tokens, start, total, cut, known, lag))
     return lanes
 
 
-def _known(index: int, start: Int64s, at: Int64s, blocked: _Cover, marks: Sequence[Mark]) -> Int8s | None:
-    if not blocked and not marks:
+def _known(start: Int64s, at: Int64s, blocked: _Cover, marks: Sequence[Mark]) -> Int8s | None:
+    sure = [mark for mark in marks if mark.reason == "client_blocked" or mark.covered_ns is None]
+    if not blocked and not sure:
         return None
     known = np.zeros(len(at), dtype=np.int8)
-    for mark in marks:
-        if mark.choice is None or mark.choice == index:
-            known[start == mark.at_ns] = REASONS.index(mark.reason)
+    for mark in sure:
+        known[start == mark.at_ns] = REASONS.index(mark.reason)
     if blocked:
         known[blocked.overlap(start, at) > 0] = BLOCKED
     return known
+
+
+def _lag(start: Int64s, at: Int64s, suspect: _Cover, marks: Sequence[Mark]) -> Int64s | None:
+    covers = [mark for mark in marks if mark.reason == "suspect" and mark.covered_ns is not None]
+    if not suspect and not covers:
+        return None
+    lag = suspect.overlap(start, at) if suspect else np.zeros(len(at), dtype=np.int64)
+    for mark in covers:
+        lag[start == mark.at_ns] = mark.covered_ns or 0
+    return lag
 
 
 class _Cover:

@@ -18,7 +18,7 @@ from scoring.least import least
 from scoring.quantiles import rank
 from scoring.score import Gaps, Raw, Stall, StreamScore
 
-__all__ = ["Choice", "Excluded", "Mark", "gaps", "least_tbt", "miss_curve", "score"]
+__all__ = ["Choice", "Excluded", "Mark", "gaps", "least_tbt", "marks_of", "miss_curve", "score"]
 
 
 def score(
@@ -102,6 +102,40 @@ def least_tbt(
     1.  Exact, by bisection: fluidity never falls as ``Dd`` grows.
     """
     return least(lanes_of(choices, end_ns if censored else None, excluded, marks), ttft_ns, target)
+
+
+def marks_of(
+    choices: Sequence[Choice],
+    deadlines: Deadlines,
+    *,
+    end_ns: int,
+    censored: bool,
+    excluded: Sequence[Excluded],
+) -> list[Mark]:
+    """The excluded intervals as marks, one for each gap that they overlap, late or not.
+
+    Given to ``score``, ``miss_curve`` or ``least_tbt`` instead of the intervals they change nothing in the
+    result, whatever the deadlines.
+    """
+    lanes = lanes_of(choices, end_ns if censored else None, excluded, ())
+    taken = {(stall.choice, stall.at_ns): stall for stall in _stalls(lanes, deadlines) if stall.reason}
+    marks = []
+    for lane in lanes:
+        blocked = lane.known if lane.known is not None else np.zeros(len(lane.at), dtype=np.int8)
+        lag = lane.lag if lane.lag is not None else np.zeros(len(lane.at), dtype=np.int64)
+        for event in np.flatnonzero((blocked > 0) | (lag > 0)):
+            start = int(lane.start[event])
+            stall = taken.get((lane.choice, start))
+            marks.append(
+                Mark(
+                    start,
+                    "client_blocked" if blocked[event] else "suspect",
+                    stall.missed if stall else 0,
+                    lane.choice if len(lanes) > 1 else None,
+                    None if blocked[event] else int(lag[event]),
+                )
+            )
+    return marks
 
 
 def gaps(choices: Sequence[Choice]) -> tuple[Int64s, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scoring.deadlines import Deadlines
 from scoring.fluidity import FluidityScorer
 from scoring.score import Gaps, Raw, Stall, StreamScore
-from scoring.trace import Choice, Excluded, Mark, gaps, least_tbt, miss_curve, score
+from scoring.trace import Choice, Excluded, Mark, gaps, least_tbt, marks_of, miss_curve, score
 from tests.scoring.oracle import Tally, nearest_rank, tally, token_gaps
 from tests.scoring.oracle import least_tbt as brute_least
 from tests.scoring.traces import Request, requests
@@ -286,28 +287,36 @@ def test_marks_name_stalls_by_the_start_of_their_gap() -> None:
     assert missed() == (9 + 5 + 5, 0, 0)
     assert missed(Mark(100, "suspect")) == (9 + 5, 5, 0)
     assert missed(Mark(10, "client_blocked")) == (5, 0, 9 + 5)
-    assert missed(Mark(10, "client_blocked", 1)) == (9 + 5, 0, 5)
+    assert missed(Mark(10, "client_blocked", choice=1)) == (9 + 5, 0, 5)
     assert missed(Mark(11, "suspect")) == (19, 0, 0)
 
 
-@given(requests())
-def test_the_marks_of_a_score_give_the_same_score_without_the_intervals(request: Request) -> None:
-    first = scored(request)
-    marks = [Mark(s.at_ns, s.reason, s.choice) for s in first.stalls if s.reason is not None]
-    again = score(
-        request.choices,
-        Deadlines(request.dp, request.dd),
-        end_ns=request.end,
-        censored=request.censored,
-        marks=marks,
+def test_a_suspect_mark_that_says_its_cover_takes_out_no_later_stall() -> None:
+    choice = events((10, 1), (100, 1))  # late by 80
+    for covered, suspect in ((80, 9), (79, 0), (None, 9)):
+        marks = [Mark(10, "suspect", 9, None, covered)]
+        out = score([choice], Deadlines(10, 10), end_ns=100, censored=False, marks=marks)
+        assert (out.missed, out.suspect) == (9 - suspect, suspect)
+
+
+def test_a_mark_as_a_list_is_as_short_as_what_it_says() -> None:
+    assert Mark(5, "client_blocked", 3).to_plain() == [5, "client_blocked", 3]
+    assert Mark(5, "client_blocked", 0, 1).to_plain() == [5, "client_blocked", 0, 1]
+    assert Mark(5, "suspect", 3, None, 70).to_plain() == [5, "suspect", 3, None, 70]
+
+
+@given(requests(), st.integers(1, 20))
+def test_marks_say_the_same_as_the_intervals_under_any_deadline(request: Request, dd: int) -> None:
+    deadlines = Deadlines(request.dp, request.dd)
+    how: dict[str, Any] = {"end_ns": request.end, "censored": request.censored}
+    marks = marks_of(request.choices, deadlines, excluded=request.excluded, **how)
+    assert score(request.choices, deadlines, marks=marks, **how) == scored(request)
+    other = Deadlines(request.dp // 2, dd)
+    assert score(request.choices, other, marks=marks, **how) == score(
+        request.choices, other, excluded=request.excluded, **how
     )
-    assert (again.met, again.missed, again.suspect, again.client_blocked) == (
-        first.met,
-        first.missed,
-        first.suspect,
-        first.client_blocked,
-    )
-    assert again.stalls == first.stalls
+    taken = [(s.at_ns, s.reason, s.missed) for s in scored(request).stalls if s.reason]
+    assert set(taken) <= {(mark.at_ns, mark.reason, mark.missed) for mark in marks}
 
 
 def test_least_tbt_at_its_edges() -> None:
