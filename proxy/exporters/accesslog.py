@@ -270,8 +270,3 @@ class LineWriter:
         if self._in_trouble and self._on_trouble is not None:
             self._on_trouble(f"{self._target.name}: writing works again")
         self._in_trouble = False
-
-
-def open_access_log(path: str, *, on_trouble: Callable[[str], None] | None = None) -> LineWriter:
-    """A writer for ``path`` (not started; ``-``: standard output); others rotate the file, not we."""
-    return LineWriter(LogTarget(path), on_trouble=on_trouble)

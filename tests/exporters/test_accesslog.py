@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.exporters.accesslog import LineWriter, encode_line, open_access_log
+from proxy.exporters.accesslog import LineWriter, encode_line
 from proxy.exporters.logtarget import LogTarget
 
 
@@ -245,7 +245,7 @@ def test_a_stuck_standard_output_stops_nothing(line_bytes: int, kind: str, pipe:
         saved = os.dup(1)
         os.dup2(pipe[1] if kind == "pipe" else ours.fileno(), 1)
         try:
-            writer = open_access_log("-")
+            writer = writer_to("-")
             writer.start()
             for _ in range(3_000):
                 writer.offer(b"s" * line_bytes)
