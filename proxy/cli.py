@@ -230,16 +230,11 @@ def _curve(ttft: Any) -> str:
 
 def _register() -> None:
     """Add the commands that live elsewhere; their modules import what is heavy when they run."""
-    from importlib import import_module
+    from deploy.demo import command as demo
+    from proxy.commands import score
 
-    for name in ("proxy.commands.score", "deploy.demo.command"):
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-        else:
-            module.register(app)
+    score.register(app)
+    demo.register(app)
 
 
 def main() -> None:

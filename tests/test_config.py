@@ -460,7 +460,7 @@ def test_a_flag_for_a_rule_that_is_not_there_is_an_error(write: Any) -> None:
 def test_an_upstream_flag_stands_for_all_backends_of_the_file(write: Any) -> None:
     assert list(read(write(ONE), upstream="http://a:1").backends) == ["default"]
     ((place, _, mend),) = problems(write(ONE + "routes: [{backend: vllm}]"), upstream="http://a:1")
-    assert place == "legato.yaml:3"
+    assert place == "legato.yaml:2"
     assert mend == "'vllm' is no backend: known are default (--upstream stands for all of them)"
 
 
