@@ -10,7 +10,7 @@ from proxy.clock import monotonic_ns
 from proxy.link import GroupNow
 
 if TYPE_CHECKING:
-    from proxy.relay.relay import Exchange
+    from proxy.relay.exchange import Exchange
 
 #: A slice of the sweep holds the loop at most this long (looked at every few streams).
 _SLICE_NS: Final = 500_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.relay.headers import Fields, end_to_end, find
-from proxy.relay.upstream import request_head
+from proxy.relay.upstream import Request
 
 if TYPE_CHECKING:
-    from proxy.relay.downstream import Client
+    from proxy.relay.client import Client
+    from proxy.relay.exchange import Exchange
     from proxy.relay.pool import Pool
-    from proxy.relay.relay import Exchange
 
 #: ``Expect`` is answered by us, since the body is in our hands when the upstream is asked.
 _EXPECT = frozenset((b"expect",))
@@ -33,8 +33,8 @@ def origin_form(target: bytes) -> bytes:
     return rest[slash:]
 
 
-def upstream_head(exchange: Exchange, pool: Pool) -> bytes:
-    """The request's head for ``pool``'s backend."""
+def upstream_request(exchange: Exchange, pool: Pool) -> Request:
+    """The request for ``pool``'s backend, without its body."""
     client = exchange.client
     fields = end_to_end(client.fields, _EXPECT)
     if pool.rewrite_host or client.version == "1.0":
@@ -50,7 +50,7 @@ def upstream_head(exchange: Exchange, pool: Pool) -> bytes:
     target = origin_form(client.target)
     if pool.base and target != b"*":
         target = pool.base + target
-    return request_head(client.method, target, fields)
+    return Request(client.method, target, fields)
 
 
 def upstream_pieces(client: Client) -> list[bytes]:

@@ -33,7 +33,7 @@ def named_by_connection(fields: Fields) -> frozenset[bytes]:
 
 
 def end_to_end(fields: Fields, also_drop: frozenset[bytes] = frozenset()) -> Fields:
-    """The fields that travel on: all but the hop-by-hop ones, those named by ``Connection``, ``also_drop``."""
+    """The fields that travel on: neither hop-by-hop nor named by ``Connection`` nor in ``also_drop``."""
     drop = HOP_BY_HOP | also_drop
     named = named_by_connection(fields)
     if named:
@@ -68,40 +68,33 @@ def read_response_head(status: int, reason: bytes, raw: Fields) -> ResponseHead:
     chunked again; the downstream side drops it for HTTP/1.0 clients.
     """
     length: int | None = None
-    chunked = bad_coding = False
     content_type = content_encoding = b""
-    keep_alive_s: int | None = None
+    hop: dict[bytes, bytes] = {}
     fields: Fields = []
-    named = frozenset[bytes]()
     for field in raw:
         name = field[0].lower()
-        if name == b"content-length":
+        if name in HOP_BY_HOP:
+            hop[name] = field[1] if name not in hop else hop[name] + b"," + field[1]
+            if name != b"transfer-encoding" or field[1].strip().lower() != b"chunked":
+                continue
+        elif name == b"content-length":
             length = int(field[1])
         elif name == b"content-type":
             content_type = field[1].lower()
         elif name == b"content-encoding":
             content_encoding = field[1].lower().strip()
-        elif name in HOP_BY_HOP:
-            if name == b"transfer-encoding":
-                chunked = field[1].strip().lower() == b"chunked"
-                if not chunked:
-                    bad_coding = True
-                    continue
-            elif name == b"keep-alive":
-                keep_alive_s = _keep_alive_timeout(field[1])
-                continue
-            elif name == b"connection":
-                if field[1].lower() not in (b"close", b"keep-alive"):
-                    named = named_by_connection(raw)
-                continue
-            else:
-                continue
         fields.append(field)
-    if named:
-        fields = [f for f in fields if f[0].lower() not in named]
-    if chunked:
-        length = None
-    framing = Framing(length, chunked)
+    chunked = bad_coding = False
+    keep_alive_s: int | None = None
+    if hop:
+        coding = hop.get(b"transfer-encoding")
+        chunked = coding is not None and coding.strip().lower() == b"chunked"
+        bad_coding = coding is not None and not chunked
+        keep_alive_s = _keep_alive_timeout(hop.get(b"keep-alive", b""))
+        if hop.get(b"connection", b"").lower() not in (b"", b"close", b"keep-alive"):
+            named = named_by_connection(raw)
+            fields = [f for f in fields if f[0].lower() not in named]
+    framing = Framing(None if chunked else length, chunked)
     return ResponseHead(
         status, reason, fields, framing, content_type, content_encoding, keep_alive_s, bad_coding
     )

@@ -1,4 +1,4 @@
-"""How late the event loop runs: sampled all the time, so that our own lateness is never the server's fault."""
+"""How late the event loop runs, sampled all the time: our own lateness is never the server's fault."""
 
 from __future__ import annotations
 

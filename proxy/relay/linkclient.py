@@ -8,13 +8,26 @@ link is lost it is opened again, and what was not acknowledged is sent once more
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from proxy.link import PROTOCOL, Ack, Beat, Facts, FactsBatch, Frames, Hello, LinkError, Table, decode_down, frame
+from proxy.link import (
+    PROTOCOL,
+    Ack,
+    Beat,
+    Facts,
+    FactsBatch,
+    Frames,
+    Hello,
+    LinkError,
+    Table,
+    decode_down,
+    frame,
+)
 
 log = logging.getLogger("legato.worker")
 
@@ -103,10 +116,8 @@ class LinkClient(asyncio.Protocol):
         """Hold the link: connect, and again after each loss, until ``close``."""
         while not self._closed:
             if self._transport is None:
-                try:
+                with contextlib.suppress(OSError):
                     await self._loop.create_unix_connection(lambda: self, self.path)
-                except OSError:
-                    pass
             await asyncio.sleep(_RETRY_S)
 
     async def close(self, wait_s: float) -> None:

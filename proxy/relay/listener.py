@@ -44,7 +44,9 @@ class Listeners:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(table.tls_cert_file, table.tls_key_file)
         self._tls.load_cert_chain(table.tls_cert_file, table.tls_key_file)
 
-    async def open(self, config: Config, protocol: type[ClientProtocol], sockets: list[socket.socket]) -> None:
+    async def open(
+        self, config: Config, protocol: type[ClientProtocol], sockets: list[socket.socket]
+    ) -> None:
         """Accept on every socket."""
         self._decided = True
         loop = asyncio.get_running_loop()

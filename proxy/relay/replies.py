@@ -18,33 +18,42 @@ class Reply(NamedTuple):
     message: str
 
 
+_BAD_GATEWAY: Final = (502, b"Bad Gateway", "upstream_error")
+_TIMEOUT: Final = (504, b"Gateway Timeout", "timeout_error")
+_BAD: Final = (400, b"Bad Request", "invalid_request_error")
+_NOT_DONE: Final = (501, b"Not Implemented", "invalid_request_error")
+_TOO_LARGE: Final = (431, b"Request Header Fields Too Large", "invalid_request_error")
+_EXPECTATION: Final = (417, b"Expectation Failed", "invalid_request_error")
+
 #: code -> reply.  The messages name no upstream address: that is for the operator's eyes.
 REPLIES: Final[dict[str, Reply]] = {
     # the upstream's doing
-    "connection_refused": Reply(502, b"Bad Gateway", "upstream_error", "The model server refused the connection."),
-    "unreachable": Reply(502, b"Bad Gateway", "upstream_error", "The model server cannot be reached."),
-    "connect_failed": Reply(502, b"Bad Gateway", "upstream_error", "The model server cannot be reached."),
-    "tls_failed": Reply(502, b"Bad Gateway", "upstream_error", "TLS with the model server failed."),
-    "name_not_resolved": Reply(502, b"Bad Gateway", "upstream_error", "The model server's name has no address."),
-    "no_response": Reply(502, b"Bad Gateway", "upstream_error", "The model server closed without an answer."),
-    "bad_response": Reply(502, b"Bad Gateway", "upstream_error", "The model server's answer is not valid HTTP."),
-    "connect_timeout": Reply(504, b"Gateway Timeout", "timeout_error", "Connecting to the model server took too long."),
-    "first_byte_timeout": Reply(504, b"Gateway Timeout", "timeout_error", "The model server did not begin to answer in time."),
-    "idle_timeout": Reply(504, b"Gateway Timeout", "timeout_error", "The model server fell silent."),
+    "connection_refused": Reply(*_BAD_GATEWAY, "The model server refused the connection."),
+    "unreachable": Reply(*_BAD_GATEWAY, "The model server cannot be reached."),
+    "connect_failed": Reply(*_BAD_GATEWAY, "The model server cannot be reached."),
+    "tls_failed": Reply(*_BAD_GATEWAY, "TLS with the model server failed."),
+    "name_not_resolved": Reply(*_BAD_GATEWAY, "The model server's name has no address."),
+    "no_response": Reply(*_BAD_GATEWAY, "The model server closed without an answer."),
+    "bad_response": Reply(*_BAD_GATEWAY, "The model server's answer is not valid HTTP."),
+    "connect_timeout": Reply(*_TIMEOUT, "Connecting to the model server took too long."),
+    "first_byte_timeout": Reply(*_TIMEOUT, "The model server did not begin to answer in time."),
+    "idle_timeout": Reply(*_TIMEOUT, "The model server fell silent."),
     # ours
-    "pool_full": Reply(503, b"Service Unavailable", "overloaded_error", "Too many requests are in flight; try again."),
+    "pool_full": Reply(
+        503, b"Service Unavailable", "overloaded_error", "Too many requests are in flight; try again."
+    ),
     "no_backend": Reply(404, b"Not Found", "invalid_request_error", "No route matches this request."),
     "internal": Reply(500, b"Internal Server Error", "proxy_error", "The proxy failed."),
     # the client's
-    "bad_request": Reply(400, b"Bad Request", "invalid_request_error", "The request is not valid HTTP/1.1."),
-    "bad_host": Reply(400, b"Bad Request", "invalid_request_error", "HTTP/1.1 wants exactly one Host field."),
-    "head_too_large": Reply(431, b"Request Header Fields Too Large", "invalid_request_error", "The request's head is too large."),
-    "unknown_expectation": Reply(417, b"Expectation Failed", "invalid_request_error", "Only Expect: 100-continue is understood."),
+    "bad_request": Reply(*_BAD, "The request is not valid HTTP/1.1."),
+    "bad_host": Reply(*_BAD, "HTTP/1.1 wants exactly one Host field."),
+    "head_too_large": Reply(*_TOO_LARGE, "The request's head is too large."),
+    "unknown_expectation": Reply(*_EXPECTATION, "Only Expect: 100-continue is understood."),
     "request_timeout": Reply(408, b"Request Timeout", "timeout_error", "The request did not arrive in time."),
-    "upgrade": Reply(501, b"Not Implemented", "invalid_request_error", "Protocol upgrades are not proxied."),
-    "transfer_coding": Reply(501, b"Not Implemented", "invalid_request_error", "Only the chunked transfer coding is understood."),
-    "method": Reply(501, b"Not Implemented", "invalid_request_error", "This method is not proxied."),
-}  # fmt: skip
+    "upgrade": Reply(*_NOT_DONE, "Protocol upgrades are not proxied."),
+    "transfer_coding": Reply(*_NOT_DONE, "Only the chunked transfer coding is understood."),
+    "method": Reply(*_NOT_DONE, "This method is not proxied."),
+}
 
 
 def reply(code: str) -> tuple[Reply, Fields, bytes]:

@@ -21,7 +21,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import httptools
 
@@ -48,6 +48,22 @@ class Sink(Protocol):
     def on_upload_room(self, room: bool) -> None: ...
 
 
+class Request(NamedTuple):
+    """A request as it goes on the wire, without its body."""
+
+    method: bytes
+    target: bytes
+    fields: Fields
+
+    def head(self) -> bytes:
+        """Its head; names and values as they came."""
+        parts: list[bytes] = [self.method, b" ", self.target, b" HTTP/1.1\r\n"]
+        for name, value in self.fields:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+
 class Owner(Protocol):
     """Where a connection goes when its exchange is over."""
 
@@ -68,8 +84,8 @@ class Connection(asyncio.Protocol):
         "_fields",
         "_framing",
         "_head_only",
-        "_headed",
         "_head_size",
+        "_headed",
         "_interim",
         "_parser",
         "_poller",
@@ -103,8 +119,8 @@ class Connection(asyncio.Protocol):
 
     def _reset(self, *, new_parser: bool) -> None:
         if new_parser:
-            self._parser = httptools.HttpResponseParser(self)
-            self._feed = self._parser.feed_data
+            self._parser: Any = httptools.HttpResponseParser(self)
+            self._feed: Any = self._parser.feed_data
         self._fields: Fields = []
         self._reason = b""
         self._framing: Framing | None = None
@@ -115,17 +131,16 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ the exchange's side
 
-    def send(self, sink: Sink, head: bytes, body: Sequence[bytes], *, head_only: bool, more: bool) -> None:
+    def send(self, sink: Sink, request: Request, body: Sequence[bytes], *, more: bool) -> None:
         """Write a request.  ``more``: the body goes on with ``send_body`` and ``send_end``."""
         assert self.transport is not None
         self.sink = sink
         self.first_byte_ns = None
-        self._head_only = head_only
-        transport = self.transport
+        self._head_only = request.method == b"HEAD"
         if body:
-            transport.writelines([head, *body])
+            self.transport.writelines([request.head(), *body])
         else:
-            transport.write(head)
+            self.transport.write(request.head())
         self._sending = True
         if not more:
             self.send_end(sum(map(len, body)))
@@ -347,12 +362,3 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self.transport is not None:
             self.transport.abort()
-
-
-def request_head(method: bytes, target: bytes, fields: Fields) -> bytes:
-    """A request's head as it goes on the wire; names and values as they came."""
-    parts: list[Any] = [method, b" ", target, b" HTTP/1.1\r\n"]
-    for name, value in fields:
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)

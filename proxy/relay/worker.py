@@ -17,31 +17,32 @@ import signal
 import socket
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
-from fastapi import FastAPI
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from proxy.clock import monotonic_ns, unix_ns
-from proxy.link import Beat, Facts, GroupNow, Stream, Table
+from proxy.link import Beat, GroupNow, Stream, Table
 from proxy.parent import die_with_parent
 from proxy.relay import flight
 from proxy.relay.delays import Octaves
 from proxy.relay.downstream import protocol_class
+from proxy.relay.facts import facts_of, facts_of_refused
 from proxy.relay.ids import Ids
 from proxy.relay.lag import LoopLag
 from proxy.relay.linkclient import LinkClient
 from proxy.relay.listener import Listeners
 from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
-from proxy.relay.relay import Exchange, Relay
+from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import RouteTable
 from proxy.relay.tasks import spawn
 
 if TYPE_CHECKING:
-    from proxy.relay.downstream import Client
+    from proxy.relay.client import Client
+    from proxy.relay.exchange import Exchange
 
 log = logging.getLogger("legato.worker")
 
@@ -49,20 +50,6 @@ log = logging.getLogger("legato.worker")
 _SHED_NS: Final = 25_000_000
 _LINK_FLUSH_S: Final = 2.0
 _PAGE: Final = resource.getpagesize()
-
-
-class DataApp(FastAPI):
-    """FastAPI, with the data path answered ahead of its middleware."""
-
-    def __init__(self, relay: Relay) -> None:
-        super().__init__(openapi_url=None)
-        self.relay = relay
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await self.relay(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 class Worker:
@@ -144,39 +131,17 @@ class Worker:
         if exchange.tap is not None and exchange.tap.faults:
             self.dropped["tap_faults"] += exchange.tap.faults
         if recorded:
-            self.link.facts(exchange.facts)
+            self.link.facts(lambda seq: facts_of(exchange, seq))
 
     def refused(self, client: Client, status: int, code: str) -> None:
         """A request that never became an exchange: our own 4xx (or 501)."""
         if client.gone and not client.started:
             return
         now_ns = monotonic_ns()
-        path = client.target.partition(b"?")[0].decode("latin-1") if code != "bad_request" else ""
-        slo = self.table.slos[-1]
-
-        def build(seq: int) -> Facts:
-            return Facts(
-                seq=seq,
-                id=self.ids.new(client.received_unix_ns),
-                received_unix_ns=client.received_unix_ns,
-                received_ns=client.received_ns,
-                end_ns=now_ns,
-                end="refused",
-                method=client.method.decode("ascii", "replace"),
-                path=path,
-                status=status,
-                streamed=False,
-                stream_asked=False,
-                model=None,
-                backend=None,
-                slo=slo.name,
-                ttft_target_ns=slo.ttft_points[0][1],
-                tbt_target_ns=slo.tbt_ns,
-                prompt_tokens_estimated=0,
-                error=code,
-            )
-
-        self.link.facts(build)
+        slo, unix_ns_ = self.table.slos[-1], client.received_unix_ns
+        self.link.facts(
+            lambda seq: facts_of_refused(client, seq, self.ids.new(unix_ns_), slo, now_ns, status, code)
+        )
 
     # ------------------------------------------------------------------ once a second
 
@@ -321,7 +286,9 @@ def main() -> None:
     parser.add_argument("--link", required=True)
     args = parser.parse_args()
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format=f"legato worker {args.id}: %(levelname)s: %(message)s"
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format=f"legato worker {args.id}: %(levelname)s: %(message)s",
     )
     die_with_parent(signal.SIGTERM)
     with contextlib.suppress(KeyboardInterrupt):
@@ -330,5 +297,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-

@@ -1,0 +1,84 @@
+"""What the control process is told of a request: built once, when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.link import Facts
+from proxy.relay import delays
+from proxy.relay.forward import target_path
+
+if TYPE_CHECKING:
+    from proxy.link import SloSpec
+    from proxy.relay.client import Client
+    from proxy.relay.exchange import Exchange
+
+
+def facts_of(exchange: Exchange, seq: int) -> Facts:
+    """What the control process will be told."""
+    client, call, arm, worker = exchange.client, exchange.call, exchange.arm, exchange.worker
+    request_id, tags = worker.tags(client.fields)
+    stream = None
+    if exchange.tap is not None:
+        stream = exchange.tap.to_stream()
+    elif exchange.head_ns is not None:
+        stream = worker.unmeasured()
+    return Facts(
+        seq=seq,
+        id=exchange.id,
+        received_unix_ns=client.received_unix_ns,
+        received_ns=client.received_ns,
+        end_ns=exchange.end_ns,
+        end=exchange.end or "self",
+        method=call.method,
+        path=call.path,
+        status=exchange.status if client.started else None,
+        streamed=exchange.streamed,
+        stream_asked=call.stream,
+        model=call.model,
+        backend=arm.backend,
+        slo=arm.slo.name,
+        ttft_target_ns=arm.ttft_ns,
+        tbt_target_ns=arm.tbt_ns,
+        prompt_tokens_estimated=arm.prompt_tokens,
+        choices_asked=call.choices,
+        request_id=request_id,
+        tags=tags,
+        upstream_addr=exchange.peer,
+        error=exchange.error,
+        sent_ns=exchange.sent_ns,
+        connect_ns=exchange.connect_ns,
+        head_ns=exchange.head_ns,
+        first_byte_ns=exchange.first_byte_ns,
+        stream=stream,
+        blocked=tuple(exchange.blocked),
+        forward_p99_ns=delays.quantile_ns(exchange.delay_counts, 0.99),
+        loop_lag_max_ns=worker.lag.max_between(client.received_ns, exchange.end_ns),
+        attempts=exchange.attempts,
+    )
+
+
+def facts_of_refused(
+    client: Client, seq: int, id: str, slo: SloSpec, end_ns: int, status: int, code: str
+) -> Facts:
+    """A request that never became an exchange.  Of one that is no HTTP, not even a path is kept."""
+    return Facts(
+        seq=seq,
+        id=id,
+        received_unix_ns=client.received_unix_ns,
+        received_ns=client.received_ns,
+        end_ns=end_ns,
+        end="refused",
+        method=client.method.decode("ascii", "replace"),
+        path=target_path(client.target) if code != "bad_request" else "",
+        status=status,
+        streamed=False,
+        stream_asked=False,
+        model=None,
+        backend=None,
+        slo=slo.name,
+        ttft_target_ns=slo.ttft_points[0][1],
+        tbt_target_ns=slo.tbt_ns,
+        prompt_tokens_estimated=0,
+        error=code,
+    )
