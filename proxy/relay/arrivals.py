@@ -19,9 +19,10 @@ from array import array
 from operator import add, sub
 from typing import Final
 
-from proxy.link import META_BYTES_MAX, META_TOKENS_BITS, META_TOKENS_MAX, ChoiceScore
+from proxy.link import META_TOKENS_BITS, META_TOKENS_MAX, ChoiceScore
 
 _LEAST_CAP: Final = 8
+_SIZE_MAX: Final = 1 << 24  # of one event, beyond the framing's own bound: sums of them fit for ever
 
 
 class Track:
@@ -88,7 +89,7 @@ class Track:
         self.due_ns += tokens * self.tbt_ns
         self._extra_tokens += tokens - 1
         self.append(at_ns)
-        self.append(min(size, META_BYTES_MAX) << META_TOKENS_BITS | min(tokens, META_TOKENS_MAX))
+        self.append(min(size, _SIZE_MAX) << META_TOKENS_BITS | min(tokens, META_TOKENS_MAX))
         self.room -= 1
         if not self.room:
             self.thin()

@@ -1,12 +1,16 @@
 """Any other event stream: each non-empty data event is one token, and a clean end is its end.
 
 Its score says when something came, not what; the record's ``dialect`` tells so.  (``[DONE]`` and events named
-``error`` never reach a dialect.)
+``error`` never reach ``read``.)
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.relay.dialects.base import ANSWER, Output, Reading, error_word, loose
+
+_NOT_PLAIN: Final = (b'{"error"', b'{ "error"', b"[DONE]")
 
 
 class Generic:
@@ -28,7 +32,7 @@ class Generic:
     @staticmethod
     def plain(chunk: bytes) -> int:
         """The event's size; an object that begins with ``error`` is looked at by ``read``."""
-        return 0 if chunk.startswith((b'{"error"', b'{ "error"')) else len(chunk)
+        return 0 if chunk.startswith(_NOT_PLAIN) else len(chunk)
 
     @staticmethod
     def read(chunk: bytes) -> Reading | None:
