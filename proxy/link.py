@@ -34,7 +34,7 @@ class BackendSpec(Struct, frozen=True, omit_defaults=True):
     max_connections: int = 10_000
     max_age_ns: int = 0  # 0: connections are not retired by age
     transport: str = "native"  # or "httpx"
-    host: str = "auto"  # Host sent upstream: "preserve" the client's, "upstream" = the URL's, "auto" = that of https
+    host: str = "auto"  # Host sent on: "preserve" the client's, "upstream": the URL's; auto: that for https
     tls_verify: bool = True
     tls_ca_file: str | None = None
     tls_cert_file: str | None = None
@@ -196,7 +196,7 @@ class Facts(Struct, array_like=True):
     ``end``: how it ended, seen from the wire:
     ``complete`` | ``truncated`` (upstream died in mid-body) | ``client_left`` | ``connect_failed`` |
     ``no_response`` (died before a head) | ``bad_response`` (nonsense instead of HTTP) | ``timeout_connect`` |
-    ``timeout_first_byte`` | ``timeout_idle`` | ``pool_full`` | ``refused`` (our own 4xx) | ``self`` (our failure).
+    ``timeout_first_byte`` | ``timeout_idle`` | ``pool_full`` | ``refused`` (our own 4xx) | ``self`` (ours).
     t = 0 is ``sent_ns`` (``None``: nothing was sent upstream; deadlines then count from ``received_ns``).
     """
 
@@ -228,7 +228,7 @@ class Facts(Struct, array_like=True):
     head_ns: int | None = None
     first_byte_ns: int | None = None
     stream: Stream | None = None  # None: not measured
-    blocked: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns] upstream reading was paused for a slow client
+    blocked: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns]: not read, for a slow client
     forward_p99_ns: int = 0  # stamp -> handed to the client's transport
     loop_lag_max_ns: int = 0
     attempts: int = 1

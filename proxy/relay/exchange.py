@@ -21,6 +21,7 @@ from proxy.relay.call import Call
 from proxy.relay.forward import upstream_pieces, upstream_request, with_request_id
 from proxy.relay.headers import ResponseHead
 from proxy.relay.tap import open_tap
+from proxy.tasks import child
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client
@@ -137,7 +138,7 @@ class Exchange:
     async def _connect(self) -> Connection | None:
         pool = self.worker.pools[self.arm.backend]
         started_ns = monotonic_ns()
-        self._connecting = self.worker.loop.create_task(pool.connect())
+        self._connecting = child(pool.connect())
         try:
             connection = await self._connecting
         except UpstreamError as error:

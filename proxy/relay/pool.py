@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from proxy.clock import monotonic_ns
 from proxy.errors import UpstreamError
 from proxy.link import BackendNow, BackendSpec, Timeouts
-from proxy.relay.tasks import spawn
 from proxy.relay.upstream import Connection
+from proxy.tasks import spawn
 
 log = logging.getLogger("legato.worker")
 

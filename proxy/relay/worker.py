@@ -38,7 +38,7 @@ from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import RouteTable
-from proxy.relay.tasks import spawn
+from proxy.tasks import spawn
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client

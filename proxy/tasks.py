@@ -1,4 +1,4 @@
-"""The one place where background tasks of a data worker are started.
+"""The one place where tasks are started.
 
 A task that nobody holds may be collected, and one that fails would fail in silence: here both are
 impossible.  Failures go to the operator's log (never with a request's content).
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-log = logging.getLogger("legato.worker")
+T = TypeVar("T")
+
+log = logging.getLogger("legato")
 
 _running: set[asyncio.Task[Any]] = set()
 
@@ -22,6 +24,11 @@ def spawn(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
     _running.add(task)
     task.add_done_callback(_ended)
     return task
+
+
+def child(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that its maker holds and awaits: failures are the maker's to see."""
+    return asyncio.get_running_loop().create_task(coroutine)
 
 
 def running() -> int:

@@ -1,0 +1,50 @@
+# Each target makes what it needs: a virtual environment in .venv, and Legato installed in it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format bench docs clean
+
+help:
+	@echo "make demo    two simulated engines behind one Legato, a live table, a report (under two minutes)"
+	@echo "make test    lint, types, import contracts and tests: what CI runs"
+	@echo "make lint    only lint, format, types and import contracts"
+	@echo "make bench   measure Legato beside no proxy, itself and a plain FastAPI + httpx proxy (needs gcc)"
+	@echo "make docs    write the configuration and metrics references anew from the code"
+	@echo "make clean   remove the virtual environment and caches"
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/legato demo
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format --quiet
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m deploy.bench
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m proxy.reference
+	$(BIN)/python -m proxy.exporters.reference
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
