@@ -119,6 +119,7 @@ def test_a_head_of_60_kilobytes_passes(legato: Legato, upstream: Upstream) -> No
         pytest.param(b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n", 400, id="space-behind-the-version"),
         pytest.param(b"GET / HTTP/3.7\r\nHost: x\r\n\r\n", 400, id="odd-version"),
         pytest.param(b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="space-in-target"),
+        pytest.param(get("/caf\u00e9"), 400, id="target-not-ascii"),
         pytest.param(b"GET / HTTPS/1.1\r\nHost: x\r\n\r\n", 400, id="not-http"),
         pytest.param(b"hello\r\n\r\n", 400, id="nonsense"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), 400, id="TLS-hello"),
