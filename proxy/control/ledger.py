@@ -18,10 +18,8 @@ from proxy.control.snapshot import GroupStats
 from proxy.exporters.catalog import GROUP_LIMIT, bounds_for, deadlines_of
 from proxy.exporters.vocabulary import (
     DEADLINE_RESULT,
-    OUTCOME,
     OUTPUT_SOURCE,
     PROMPT_SOURCE,
-    RESULT,
     UNMEASURED,
 )
 from proxy.link import SloSpec
@@ -69,8 +67,8 @@ class GroupBook:
     )
 
     def __init__(self, bounds: Bounds) -> None:
-        self.outcomes = dict.fromkeys(OUTCOME, 0)
-        self.results = dict.fromkeys(RESULT, 0)
+        self.outcomes = dict.fromkeys((outcome.value for outcome in Outcome), 0)
+        self.results = dict.fromkeys((result.value for result in SloResult), 0)
         self.deadlines = dict.fromkeys(DEADLINE_RESULT, 0)
         self.output_tokens = dict.fromkeys(OUTPUT_SOURCE, 0)
         self.prompt_tokens = dict.fromkeys(PROMPT_SOURCE, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from proxy import clock
 from proxy.control.core import Controller
-from proxy.control.linkserver import STRIDE, LinkServer
+from proxy.control.linkserver import QUEUE_HIGH, STRIDE, LinkServer
 from proxy.link import Ack, FactsBatch, Frames, Hello, Table, Up, decode_down, frame
 from tests.control.facts import at, facts, streamed, table
 from tests.control.test_workers import beat, hello, now
@@ -26,16 +26,17 @@ def controller() -> Controller:
 
 
 @asynccontextmanager
-async def serving(control: Controller, path: Path) -> AsyncIterator[LinkServer]:
+async def serving(control: Controller, path: Path, folding: bool = True) -> AsyncIterator[LinkServer]:
     """The link's server on ``path``; everything ends with the block, as a killed process would."""
     link = LinkServer(control, clock.monotonic_ns)
     server = await asyncio.get_running_loop().create_unix_server(link.protocol, path)
-    folding = asyncio.create_task(link.run())
+    task = asyncio.create_task(link.run()) if folding else None
     try:
         yield link
     finally:
         server.close()
-        folding.cancel()
+        if task is not None:
+            task.cancel()
         link.abort()
 
 
@@ -167,7 +168,7 @@ def test_a_control_process_that_dies_is_accounted_for_exactly(tmp_path: Path) ->
         frame(batch(1)),  # facts before a hello
         frame(hello()) + frame(hello()),
         frame(Hello(99, 0, 1, "x", 1, 0, 0)),
-        frame(hello()) + b"\0\0\0\1\xc1",
+        frame(hello()) + b"\0\0\0\1\xc1" + frame(batch(1)),
     ],
     ids=["too long", "not msgpack", "no hello", "two hellos", "another protocol", "nonsense after hello"],
 )
@@ -218,22 +219,22 @@ def test_a_large_batch_gives_others_their_turn(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_flood_is_bounded_and_arrives_whole(tmp_path: Path) -> None:
+def test_a_flood_waits_at_the_worker_and_arrives_whole(tmp_path: Path) -> None:
     async def script(path: Path) -> None:
         control = controller()
-        async with serving(control, path) as link:
+        async with serving(control, path, folding=False) as link:
             worker = await FakeWorker.connect(path)
-            worker.send(hello())
-            events = [at(50 + i) for i in range(20_000)]
-            arrivals = streamed(*events).stream
-            most = 0
-            for number in range(1, 61):  # 60 streams of 320 KB
-                worker.send(FactsBatch([streamed(stream=arrivals, seq=number)]))
-                await worker.writer.drain()
-                most = max(most, link.queued_bytes)
+            arrivals = streamed(*(at(50 + i) for i in range(20_000))).stream
+            flood = [FactsBatch([streamed(stream=arrivals, seq=number)]) for number in range(1, 61)]
+            worker.send(hello(), *flood)  # 60 streams of 320 KB, and nobody folds
+            await worker.until(lambda: link.queued_bytes > QUEUE_HIGH)
+            for _ in range(20):  # it had every chance to read on
+                await asyncio.sleep(0.001)
+            assert link.queued_bytes < QUEUE_HIGH + 2 * 1024 * 1024
+            folding = asyncio.create_task(link.run())
             await worker.until(lambda: worker.acked == 60, within_s=15)
-            assert most < 12 * 1024 * 1024
             assert control.ledger.settled == 60
+            folding.cancel()
 
     run(script, tmp_path)
 
