@@ -13,7 +13,9 @@ from proxy.relay.headers import Fields, Framing
 from proxy.relay.replies import reply
 
 if TYPE_CHECKING:
-    from proxy.relay.downstream import ClientProtocol, RequestResponseCycle
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from proxy.relay.downstream import ClientProtocol
 
 _BODYLESS: Final = frozenset((204, 304))
 

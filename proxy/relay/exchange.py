@@ -18,13 +18,14 @@ from proxy.clock import monotonic_ns
 from proxy.errors import UpstreamError
 from proxy.relay import delays
 from proxy.relay.call import Call
-from proxy.relay.forward import upstream_pieces, upstream_request, with_request_id
+from proxy.relay.forward import upstream_request, with_request_id
 from proxy.relay.headers import ResponseHead
 from proxy.relay.tap import open_tap
 from proxy.tasks import child
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client
+    from proxy.relay.pull import PullConnection
     from proxy.relay.route import Arm
     from proxy.relay.upstream import Connection
     from proxy.relay.worker import Worker
@@ -83,7 +84,7 @@ class Exchange:
         self.call = call
         self.arm = arm
         self.id = worker.ids.new(client.received_unix_ns)
-        self.connection: Connection | None = None
+        self.connection: Connection | PullConnection | None = None
         self.tap: Any = None
         self.end: str | None = None
         self.end_ns = 0
@@ -100,7 +101,7 @@ class Exchange:
         self.delay_counts = delays.new()
         self.delay_sum_ns = 0
         self._blocked_from_ns: int | None = None
-        self._connecting: asyncio.Task[Connection] | None = None
+        self._connecting: asyncio.Task[Connection | PullConnection] | None = None
         self._done: asyncio.Future[None] = worker.loop.create_future()
         self._feed: Any = None
         self._write = client.write
@@ -117,7 +118,7 @@ class Exchange:
             self._over("client_left", monotonic_ns())
             return
         pool = self.worker.pools[self.arm.backend]
-        connection = pool.take()
+        connection: Connection | PullConnection | None = pool.take()
         if connection is None:
             if pool.full:
                 self._refuse("pool_full", "pool_full")
@@ -126,16 +127,15 @@ class Exchange:
             if opened is None:
                 return
             connection = opened
-        self.connection = connection
-        self.peer = connection.peer
+        self.connection, self.peer = connection, connection.peer
         streaming = not client.complete
-        connection.send(self, upstream_request(self, pool), upstream_pieces(client), more=streaming)
+        connection.send(self, upstream_request(self, pool), client.body, more=streaming)
         if streaming and not client.gone:
             client.drop_body()
             client.resume_upload()
         await self._done
 
-    async def _connect(self) -> Connection | None:
+    async def _connect(self) -> Connection | PullConnection | None:
         pool = self.worker.pools[self.arm.backend]
         started_ns = monotonic_ns()
         self._connecting = child(pool.connect())
@@ -174,6 +174,7 @@ class Exchange:
             self.sent_ns = at_ns
         if self.connection is not None:
             self.first_byte_ns = self.connection.first_byte_ns
+            self.peer = self.peer or self.connection.peer  # one that pulls knows it only now
         self.status = head.status
         worker = self.worker
         fields = head.fields
@@ -279,8 +280,6 @@ class Exchange:
     def on_upload(self, data: bytes) -> None:
         """A piece of a request body that is streamed."""
         if self.connection is not None:
-            if self.client.upload_chunked:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
             self.connection.send_body(data)
         else:
             self.client.body.append(data)  # goes out with the head
@@ -290,8 +289,6 @@ class Exchange:
     def on_upload_end(self) -> None:
         """The streamed request body is complete."""
         if self.connection is not None and self.end is None:
-            if self.client.upload_chunked:
-                self.connection.send_body(b"0\r\n\r\n")
             self.connection.send_end()
 
     # ------------------------------------------------------------------ time

@@ -10,7 +10,7 @@ from proxy.relay.upstream import Request
 if TYPE_CHECKING:
     from proxy.relay.client import Client
     from proxy.relay.exchange import Exchange
-    from proxy.relay.pool import Pool
+    from proxy.relay.pool import Origin
 
 #: ``Expect`` is answered by us, since the body is in our hands when the upstream is asked.
 _EXPECT = frozenset((b"expect",))
@@ -33,14 +33,12 @@ def origin_form(target: bytes) -> bytes:
     return rest[slash:]
 
 
-def upstream_request(exchange: Exchange, pool: Pool) -> Request:
+def upstream_request(exchange: Exchange, pool: Origin) -> Request:
     """The request for ``pool``'s backend, without its body."""
     client = exchange.client
     fields = end_to_end(client.fields, _EXPECT)
     if pool.rewrite_host or client.version == "1.0":
         fields = _with_host(fields, pool)
-    if client.upload_chunked:
-        fields.append((b"Transfer-Encoding", b"chunked"))
     table = exchange.worker.table
     if table.forwarded_headers:
         trusted = exchange.worker.trusts(client.peer)
@@ -50,22 +48,10 @@ def upstream_request(exchange: Exchange, pool: Pool) -> Request:
     target = origin_form(client.target)
     if pool.base and target != b"*":
         target = pool.base + target
-    return Request(client.method, target, fields)
+    return Request(client.method, target, fields, client.upload_chunked)
 
 
-def upstream_pieces(client: Client) -> list[bytes]:
-    """What has come of the body, framed as it goes on."""
-    if not client.upload_chunked:
-        return client.body
-    pieces: list[bytes] = []
-    for data in client.body:
-        pieces += (b"%x\r\n" % len(data), data, b"\r\n")
-    if client.complete:
-        pieces.append(b"0\r\n\r\n")
-    return pieces
-
-
-def _with_host(fields: Fields, pool: Pool) -> Fields:
+def _with_host(fields: Fields, pool: Origin) -> Fields:
     host = (b"Host", pool.authority)
     out: Fields = []
     seen = False

@@ -97,8 +97,8 @@ class Address:
             self.idlers.pop().abort()
 
 
-class Pool:
-    """See the module.  One per backend and worker; used from the event loop only."""
+class Origin:
+    """What a backend's URL and settings say, and how much it carries."""
 
     def __init__(self, spec: BackendSpec, timeouts: Timeouts) -> None:
         self.spec = spec
@@ -113,11 +113,23 @@ class Pool:
         self.active = self.idle = self.connecting = 0
         self.up = True
         self.closed = False
+
+    @property
+    def full(self) -> bool:
+        """No further request fits."""
+        return self.active + self.connecting >= self.spec.max_connections
+
+
+class Pool(Origin):
+    """See the module.  One per backend and worker; used from the event loop only."""
+
+    def __init__(self, spec: BackendSpec, timeouts: Timeouts) -> None:
+        super().__init__(spec, timeouts)
         self._addresses: list[Address] = []
         self._resolve_at_ns = 0
         self._resolving: asyncio.Task[None] | None = None
         self._turn = 0
-        self._ssl = _tls_context(spec) if self.tls else None
+        self._ssl = tls_context(spec) if self.tls else None
         if spec.uds is not None:
             self._addresses = [Address(self, spec.uds, 0)]
         elif (literal := _literal(self.host)) is not None:
@@ -137,11 +149,6 @@ class Pool:
         if not addresses:
             return None
         return self._ranked(now_ns)[0].take(now_ns, self.timeouts.upstream_keepalive_ns)
-
-    @property
-    def full(self) -> bool:
-        """No further request fits."""
-        return self.active + self.connecting >= self.spec.max_connections
 
     async def connect(self) -> Connection:
         """Open a connection to the least loaded address that answers; ``UpstreamError`` where none does."""
@@ -261,7 +268,7 @@ def _literal(host: str) -> str | None:
         return None
 
 
-def _tls_context(spec: BackendSpec) -> ssl.SSLContext:
+def tls_context(spec: BackendSpec) -> ssl.SSLContext:
     """System CAs, or the backend's own; a client certificate where one is set."""
     context = ssl.create_default_context(cafile=spec.tls_ca_file)
     if not spec.tls_verify:

@@ -54,13 +54,14 @@ class Request(NamedTuple):
     method: bytes
     target: bytes
     fields: Fields
+    chunked: bool = False  # the body goes in chunks, framed by the wire
 
     def head(self) -> bytes:
         """Its head; names and values as they came."""
         parts: list[bytes] = [self.method, b" ", self.target, b" HTTP/1.1\r\n"]
         for name, value in self.fields:
             parts += (name, b": ", value, b"\r\n")
-        parts.append(b"\r\n")
+        parts.append(b"Transfer-Encoding: chunked\r\n\r\n" if self.chunked else b"\r\n")
         return b"".join(parts)
 
 
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_poller",
         "_reason",
         "_sending",
+        "_upload_chunked",
         "at_ns",
         "born_ns",
         "busy",
@@ -128,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._at_chunk = self._chunk_over = self._headed = False
         self._head_size = 0
         self._head_only = self._interim = self._ended = self._dirty = self._sending = False
+        self._upload_chunked = False
 
     # ------------------------------------------------------------------ the exchange's side
 
@@ -137,20 +140,34 @@ class Connection(asyncio.Protocol):
         self.sink = sink
         self.first_byte_ns = None
         self._head_only = request.method == b"HEAD"
-        if body:
-            self.transport.writelines([request.head(), *body])
+        self._upload_chunked = request.chunked
+        self._sending = True
+        if body or request.chunked:
+            end = [] if more or not request.chunked else [b"0\r\n\r\n"]
+            self.transport.writelines([request.head(), *self._framed(body), *end])
         else:
             self.transport.write(request.head())
-        self._sending = True
         if not more:
-            self.send_end(sum(map(len, body)))
+            self._observe_end(sum(map(len, body)))
 
     def send_body(self, data: bytes) -> None:
-        """Write a piece of a streamed request body, framed by the caller."""
+        """Write a piece of a streamed request body."""
         if self.transport is not None and not self.closed:
-            self.transport.write(data)
+            self.transport.writelines(self._framed([data]))
 
-    def send_end(self, pending: int = 0) -> None:
+    def send_end(self) -> None:
+        """The streamed request body is complete."""
+        if self.transport is not None and not self.closed:
+            if self._upload_chunked:
+                self.transport.write(b"0\r\n\r\n")
+            self._observe_end(SMALL_BODY + 1)
+
+    def _framed(self, body: Sequence[bytes]) -> Sequence[bytes]:
+        if not self._upload_chunked:
+            return body
+        return [part for data in body for part in (b"%x\r\n" % len(data), data, b"\r\n")]
+
+    def _observe_end(self, pending: int) -> None:
         """The last byte was handed over: t = 0 now, or when the transport's buffer has drained."""
         assert self.transport is not None
         if pending > SMALL_BODY and self.transport.get_write_buffer_size():

@@ -24,7 +24,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from proxy.clock import monotonic_ns, unix_ns
-from proxy.link import Beat, GroupNow, Stream, Table
+from proxy.link import BackendSpec, Beat, GroupNow, Stream, Table, Timeouts
 from proxy.parent import die_with_parent
 from proxy.relay import flight
 from proxy.relay.delays import Octaves
@@ -43,6 +43,7 @@ from proxy.tasks import spawn
 if TYPE_CHECKING:
     from proxy.relay.client import Client
     from proxy.relay.exchange import Exchange
+    from proxy.relay.pull import PullPool
 
 log = logging.getLogger("legato.worker")
 
@@ -65,7 +66,7 @@ class Worker:
         self.blocked = Octaves()
         self.dropped: Counter[str] = Counter()
         self.exchanges: set[Exchange] = set()
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[str, Pool | PullPool] = {}
         self.table: Table
         self.routes: RouteTable
         self.tags: Tags
@@ -86,12 +87,12 @@ class Worker:
     def apply(self, table: Table) -> None:
         """Take a new table: requests from now on see it, those in flight keep what they were promised."""
         old = getattr(self, "table", None)
-        pools: dict[str, Pool] = {}
+        pools: dict[str, Pool | PullPool] = {}
         try:
             for spec in table.backends:
                 known = self.pools.get(spec.name)
                 same = known is not None and known.spec == spec and known.timeouts == table.timeouts
-                pools[spec.name] = known if same and known is not None else Pool(spec, table.timeouts)
+                pools[spec.name] = known if same and known is not None else _pool(spec, table.timeouts)
             routes = RouteTable(table)
             self.listeners.certificates(table)
         except (OSError, ValueError) as error:
@@ -224,6 +225,14 @@ class Worker:
             connection.transport.close()
         await asyncio.sleep(0)
         await self.link.close(_LINK_FLUSH_S)
+
+
+def _pool(spec: BackendSpec, timeouts: Timeouts) -> Pool | PullPool:
+    if spec.transport == "native":
+        return Pool(spec, timeouts)
+    from proxy.relay.pull import PullPool  # httpx only where it is asked for: it is memory
+
+    return PullPool(spec, timeouts)
 
 
 def _rss_bytes() -> int:
