@@ -39,7 +39,7 @@ def demo(
     from rich.console import Console
 
     console = Console()
-    scenario = _real(console, seed, seconds) if real else _simulated(seed, seconds)
+    scenario = _real(console, seed, seconds / 2) if real else _simulated(seed, seconds)
     try:
         status = asyncio.run(_main(scenario, console, redraw=console.is_terminal and not no_live))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -55,7 +55,17 @@ def _simulated(seed: int, seconds: float) -> Scenario:
 
 
 def _real(console: Console, seed: int, seconds: float) -> Scenario:
-    raise NotImplementedError
+    """Each server gets the load for ``seconds``.  Exits 2 where packages are missing."""
+    from deploy.demo.real import INSTALL, missing, model_path, real
+
+    if absent := missing():
+        console.print(f"legato demo --real needs {', '.join(absent)}: {INSTALL}", markup=False)
+        raise typer.Exit(_UNUSABLE)
+    from deploy.demo.tinymodel import build
+
+    with console.status("making a tiny model (once)"):
+        model = build(model_path(seed), seed)
+    return real(model, seed, seconds)
 
 
 async def _main(scenario: Scenario, console: Console, *, redraw: bool) -> int:

@@ -114,12 +114,13 @@ def _zero(request: RequestView, columns: int) -> Text:
 
 def _axis(end_s: float, columns: int) -> list[Text]:
     step_s = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60) if end_s / step <= 8), end_s)
-    ticks, labels = ["─"] * columns, [" "] * (columns + 8)
+    ticks, labels = ["─"] * columns, [" "] * columns
     for index in range(floor(end_s / step_s) + 1):
         column = min(columns - 1, floor(index * step_s / end_s * columns))
         ticks[column] = "┬"
         text = f"{index * step_s:g} s"
-        labels[column : column + len(text)] = text
+        if column + len(text) <= columns:
+            labels[column : column + len(text)] = text
     return [
         _line("", "└").append("".join(ticks)),
         Text(" " * (_LABEL + 1) + "".join(labels).rstrip(), style="dim"),

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from deploy.demo import client
 from deploy.demo.openai_shapes import BYTES_PER_TOKEN, WORDS
-from deploy.demo.workload import Request
+from deploy.demo.workload import Lane, Request
 
 
 @dataclass(slots=True)
 class Progress:
     """How far one arm's load has come."""
 
-    total: int
+    total: int | None = None  # where it is known beforehand
     sent: int = 0
     done: int = 0
     tokens: int = 0  # as the server's usage says, over complete answers
@@ -56,6 +56,38 @@ def chat_body(request: Request, model: str, seed: int) -> dict[str, object]:
     }
 
 
+async def _send(url: str, request: Request, model: str, seed: int, state: Progress) -> None:
+    state.sent += 1
+    reply = await client.post(f"{url}/v1/chat/completions", chat_body(request, model, seed))
+    state.done += 1
+    if reply.ok:
+        state.tokens += reply.tokens or 0
+    else:
+        state.failures[f"status {reply.status}, {reply.end}"] += 1
+
+
+async def converse(
+    url: str, model: str, lanes: Sequence[Lane], seconds: float, *, seed: int, state: Progress
+) -> None:
+    """Send each lane's requests one after the other, each when the one before has ended, for ``seconds``.
+
+    A slow server gets fewer requests instead of a queue.  Cancelling closes every connection.
+    """
+    loop = asyncio.get_running_loop()
+    stop = loop.time() + seconds
+
+    async def along(lane: Lane) -> None:
+        for request in lane.requests:
+            if loop.time() + lane.pause_s >= stop:
+                return
+            await asyncio.sleep(lane.pause_s)
+            await _send(url, request, model, seed, state)
+
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(along(lane))
+
+
 async def play(
     url: str, arms: dict[str, str], requests: Sequence[Request], *, seed: int, progress: dict[str, Progress]
 ) -> None:
@@ -69,13 +101,7 @@ async def play(
 
     async def one(request: Request, model: str, state: Progress) -> None:
         await asyncio.sleep(max(0.0, start + request.at_ns / 1e9 - loop.time()))
-        state.sent += 1
-        reply = await client.post(f"{url}/v1/chat/completions", chat_body(request, model, seed))
-        state.done += 1
-        if reply.ok:
-            state.tokens += reply.tokens or 0
-        else:
-            state.failures[f"status {reply.status}, {reply.end}"] += 1
+        await _send(url, request, model, seed, state)
 
     async with asyncio.TaskGroup() as group:
         for model, arm in arms.items():

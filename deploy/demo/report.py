@@ -53,6 +53,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def sent_of(progress: Progress) -> str:
+    """``49 of 117``, or ``49`` where nobody knows how many there will be."""
+    return f"{progress.sent} of {progress.total}" if progress.total else str(progress.sent)
+
+
 def live(
     scenario: Scenario, progress: Mapping[str, Progress], view: View | None, elapsed_s: float
 ) -> RenderableType:
@@ -61,7 +66,7 @@ def live(
     table = _table(scenario, f"{elapsed_s:.0f} s")
     states = [progress[arm.name] for arm in scenario.arms]
     arms = [seen.arm(arm.name) for arm in scenario.arms]
-    table.add_row("requests sent", *(f"{state.sent} of {state.total}" for state in states))
+    table.add_row("requests sent", *(sent_of(state) for state in states))
     table.add_row("in flight now", *(str(arm.in_flight) for arm in arms))
     table.add_row(
         "  of these overdue",
@@ -78,9 +83,9 @@ _NO_SHARE = ProxyView(None, None, None, 0, 0)
 
 def _table(scenario: Scenario, title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("", min_width=34)
+    table.add_column("", min_width=32)
     for arm in scenario.arms:
-        table.add_column(arm.name, justify="right", min_width=19)
+        table.add_column(arm.name, justify="right", min_width=18)
     return table
 
 
@@ -108,7 +113,7 @@ def plain_line(scenario: Scenario, progress: Mapping[str, Progress], view: View,
         seen = view.arm(arm.name)
         sent = progress[arm.name]
         parts.append(
-            f"{arm.name}: sent {sent.sent}/{sent.total}, in flight {seen.in_flight}, overdue {seen.overdue},"
+            f"{arm.name}: sent {sent_of(sent)}, in flight {seen.in_flight}, overdue {seen.overdue},"
             f" under {scenario.target:g}: {percent(seen.share_under)}, TBT p99 {duration(seen.tbt_p99)}"
         )
     return f"{elapsed_s:4.0f} s  " + " | ".join(parts)
@@ -152,7 +157,8 @@ def verdict(scenario: Scenario, view: View) -> Verdict:
         f"The tail TBT (p99) of {scenario.arms[1].name} is {better}: {duration(tails[1])} against"
         f" {duration(tails[0])}."
     )
-    sentences = " ".join([*(each[0].upper() + each[1:] for each in told), tail])
+    gap = f"Its longest gap is {duration(second.longest_gap)} against {duration(first.longest_gap)}."
+    sentences = " ".join([*(each[0].upper() + each[1:] for each in told), tail, gap])
     return Verdict(sentences, keeps == [True, False] and ratio >= 3)
 
 
@@ -162,12 +168,12 @@ def accounts(scenario: Scenario, progress: Mapping[str, Progress], view: View) -
     for arm in scenario.arms:
         sent, seen = progress[arm.name], view.arm(arm.name)
         for failure, count in sent.failures.most_common():
-            wrong.append(f"{arm.name}: {count} of {sent.total} requests failed: {failure}")
+            wrong.append(f"{arm.name}: {count} of {sent.sent} requests failed: {failure}")
         if sent.failures:
             continue
-        if seen.requests != sent.total or seen.outcomes.get("completed", 0) != sent.total:
+        if seen.requests != sent.done or seen.outcomes.get("completed", 0) != sent.done:
             wrong.append(
-                f"{arm.name}: {sent.total} requests were answered, Legato booked {seen.outcomes or 'none'}"
+                f"{arm.name}: {sent.done} requests were answered, Legato booked {seen.outcomes or 'none'}"
             )
         elif seen.tokens != sent.tokens:
             wrong.append(

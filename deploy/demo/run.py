@@ -15,15 +15,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from deploy.demo import client, load, report
+from deploy.demo import client, load, real, report
 from deploy.demo.load import Progress
-from deploy.demo.processes import DemoError, Family, free_port
+from deploy.demo.processes import Child, DemoError, Family, free_port
 from deploy.demo.scenario import Scenario
 from deploy.demo.view import RequestView, View, read_request, read_summary
 
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
 _SETTLE_S = 5.0
+_LEGATO_START_S = 20.0
 
 Show = Callable[[View | None, float], None]
 
@@ -37,9 +38,14 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="legato-demo-") as name:
         async with Family(Path(name)) as family:
             with console.status("starting two engines and Legato") if redraw else contextlib.nullcontext():
-                data_url, admin_url = await _start(scenario, family, Path(name))
+                ports = await _start_engines(scenario, family)
+                if not scenario.simulated:
+                    scenario = await real.calibrate(
+                        scenario, {arm: f"http://127.0.0.1:{port}" for arm, port in ports.items()}
+                    )
+                data_url, admin_url = await _start_legato(scenario, family, Path(name), ports)
             console.print(f"  Legato: {data_url}, its numbers: {admin_url}/metrics", highlight=False)
-            progress = {arm.name: Progress(len(scenario.requests)) for arm in scenario.arms}
+            progress = {arm.name: Progress(len(scenario.requests) or None) for arm in scenario.arms}
             async with _shown(scenario, console, progress, redraw=redraw) as show:
                 await _play(scenario, family, (data_url, admin_url), progress, show)
             view = await _settled(admin_url, progress)
@@ -49,27 +55,30 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
     return 1 if problems else 0
 
 
-async def _start(scenario: Scenario, family: Family, folder: Path) -> tuple[str, str]:
-    """Everything up and ready: the URLs of Legato's data and admin listeners."""
+async def _start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
+    """Both engines up and ready: their ports by arm."""
     ports = {arm.name: free_port() for arm in scenario.arms}
-    engines = [
-        (
-            await family.start(
-                arm.name, [part.replace("{port}", str(ports[arm.name])) for part in arm.command], arm.env
-            ),
-            f"http://127.0.0.1:{ports[arm.name]}/health",
-        )
-        for arm in scenario.arms
-    ]
+    engines: list[tuple[Child, int]] = []
+    for arm in scenario.arms:
+        port = ports[arm.name]
+        command = [part.replace("{port}", str(port)) for part in arm.command]
+        engines.append((await family.start(arm.name, command, arm.env), port))
+    for engine, port in engines:
+        await engine.ready(f"http://127.0.0.1:{port}/health", scenario.start_s)
+    return ports
+
+
+async def _start_legato(
+    scenario: Scenario, family: Family, folder: Path, engine_ports: dict[str, int]
+) -> tuple[str, str]:
+    """Legato in front of them, ready: the URLs of its data and admin listeners."""
     data_port, admin_port = free_port(), free_port()
     config = folder / "legato.yaml"
-    config.write_text(yaml.safe_dump(scenario.config(data_port, admin_port, ports), sort_keys=False))
+    config.write_text(yaml.safe_dump(scenario.config(data_port, admin_port, engine_ports), sort_keys=False))
     command = [sys.executable, "-P", "-m", "proxy.cli", "serve", "--config", str(config)]
     legato = await family.start("legato", command)
     admin_url = f"http://127.0.0.1:{admin_port}"
-    await legato.ready(f"{admin_url}/readyz", 20)
-    for engine, url in engines:
-        await engine.ready(url, scenario.start_s)
+    await legato.ready(f"{admin_url}/readyz", _LEGATO_START_S)
     return f"http://127.0.0.1:{data_port}", admin_url
 
 
@@ -80,10 +89,16 @@ async def _play(
     data_url, admin_url = urls
     loop = asyncio.get_running_loop()
     start = loop.time()
-    models = {arm.model: arm.name for arm in scenario.arms}
-    playing = asyncio.ensure_future(
-        load.play(data_url, models, scenario.requests, seed=scenario.seed, progress=progress)
-    )
+
+    async def play() -> None:
+        seed, seconds = scenario.seed, scenario.seconds
+        for arm in scenario.arms if scenario.lanes else ():
+            state = progress[arm.name]
+            await load.converse(data_url, arm.model, scenario.lanes, seconds, seed=seed, state=state)
+        models = {arm.model: arm.name for arm in scenario.arms}
+        await load.play(data_url, models, scenario.requests, seed=seed, progress=progress)
+
+    playing = asyncio.ensure_future(play())
     try:
         while not playing.done():
             await asyncio.wait({playing}, timeout=_EVERY_S)

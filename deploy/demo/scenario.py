@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.demo import promise, workload
-from deploy.demo.workload import Request
+from deploy.demo.workload import Lane, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Scenario:
     objective: float = promise.OBJECTIVE
     start_s: float = 30.0  # how long the engines may take until they are ready
     simulated: bool = True
+    lanes: tuple[Lane, ...] = ()  # instead of ``requests``: users who wait for answers, arm by arm
+    seconds: float = 0.0  # how long requests are sent (to each arm)
 
     def config(self, data_port: int, admin_port: int, engine_ports: Mapping[str, int]) -> dict[str, Any]:
         """Legato's configuration for this run, ready to be written as YAML."""
@@ -83,6 +85,7 @@ def simulated(seed: int, seconds: float) -> Scenario:
             arm("chunked", "decodes first, prompts in pieces in what is left of a step (Sarathi-Serve)"),
         ),
         requests=workload.draw(seed, seconds),
+        seconds=seconds,
         seed=seed,
         ttft_points=promise.TTFT.points,
         tbt_ns=promise.TBT_NS,

