@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
 from proxy.control.ledger import Ledger
 from proxy.control.settle import Context, Settled, settle, settle_unmeasured
 from proxy.control.snapshot import SloStats, Snapshot
@@ -135,7 +137,12 @@ class Controller:
             self._failures += 1
             if self._failures <= 10:
                 _log.error("request %s could not be scored (%s): counted as unmeasured", facts.id, error)
+        try:
             return settle_unmeasured(facts, self._context, "tap_error")
+        except ValueError:  # an end that only another version knows
+            return settle_unmeasured(
+                msgspec.structs.replace(facts, end="self", stream=None), self._context, "tap_error"
+            )
 
     # ------------------------------------------------------------ what readers see
 
@@ -190,7 +197,7 @@ class Controller:
 def _slo_stats(slo: SloSpec) -> SloStats:
     return SloStats(
         name=slo.name,
-        ttft_target_s=slo.ttft_points[0][1] / 1e9,
+        ttft_target_s=min(ttft_ns for _, ttft_ns in slo.ttft_points) / 1e9,
         tbt_target_s=slo.tbt_ns / 1e9,
         objective=slo.objective,
     )

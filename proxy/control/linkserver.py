@@ -191,7 +191,10 @@ class LinkServer:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                self.fold_slice()
+                try:
+                    self.fold_slice()
+                except Exception:  # one batch must not end the control process, nor come again for ever
+                    _log.exception("a batch of finished requests could not be booked")
                 await asyncio.sleep(0)
 
     def fold_for(self, at_most_ns: int) -> None:

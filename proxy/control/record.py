@@ -171,7 +171,7 @@ class TraceLine(Struct, frozen=True, kw_only=True):
     choices: list[list[tuple[int, int]]] | msgspec.UnsetType = msgspec.UNSET
     end_ns: int
     outcome: str
-    marks: list[tuple[int, str, int]]
+    marks: list[tuple[int | str | None, ...]]  # scoring.lanes.Mark
     thinned: bool
     censored: bool
 

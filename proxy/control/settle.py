@@ -187,7 +187,7 @@ def _settle_plain(facts: Facts, context: Context) -> Settled:
     group = _group(facts)
     return Settled(
         facts, context, group, False, outcome, result, reasons, t0_ns, duration_ns, None,
-        outcome is not Outcome.COMPLETED and outcome is not Outcome.REJECTED, None, None,
+        False, None, None,
     )  # fmt: skip
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from proxy.control.record import Timeline, TimelineEvent, TimelineStall, TraceLine, seconds
-from proxy.control.scored import owed_choices
+from proxy.control.scored import excluded_of, owed_choices
 from proxy.control.settle import Settled
+from scoring.deadlines import Deadlines
 from scoring.fluidity import FluidityScorer
-from scoring.trace import Choice
+from scoring.trace import Choice, marks_of
 
 
 def timeline(settled: Settled) -> Timeline | None:
@@ -64,9 +65,8 @@ def trace_line(settled: Settled) -> TraceLine | None:
     score, counted, facts = settled.score, settled.counted, settled.facts
     if score is None or counted is None:
         return None
-    lanes = [
-        list(zip(c.at_ns.tolist(), c.tokens.tolist(), strict=True)) for c in owed_choices(facts, counted)
-    ]
+    choices = owed_choices(facts, counted)
+    lanes = [list(zip(c.at_ns.tolist(), c.tokens.tolist(), strict=True)) for c in choices]
     several = len(lanes) > 1
     received_to_t0_ns = settled.t0_ns - facts.received_ns
     return TraceLine(
@@ -84,7 +84,21 @@ def trace_line(settled: Settled) -> TraceLine | None:
         choices=lanes if several else msgspec.UNSET,
         end_ns=settled.duration_ns,
         outcome=settled.outcome.value,
-        marks=[(stall.at_ns, stall.reason, stall.missed) for stall in score.stalls if stall.reason],
+        marks=_marks(settled, choices),
         thinned=settled.thinned,
         censored=settled.censored,
     )
+
+
+def _marks(settled: Settled, choices: Sequence[Choice]) -> list[tuple[int | str | None, ...]]:
+    facts = settled.facts
+    if not facts.blocked:
+        return []
+    marks = marks_of(
+        choices,
+        Deadlines(facts.ttft_target_ns, facts.tbt_target_ns),
+        end_ns=settled.duration_ns,
+        censored=settled.censored,
+        excluded=excluded_of(facts),
+    )
+    return [tuple(mark.to_plain()) for mark in marks]

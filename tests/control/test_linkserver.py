@@ -197,10 +197,12 @@ def test_arrivals_that_are_no_arrivals_cost_one_score_and_nothing_else(tmp_path:
             broken = streamed(at(50), seq=2)
             assert broken.stream is not None
             broken.stream.choices = (b"not whole",)
-            worker.send(hello(), FactsBatch([facts(seq=1), broken, facts(seq=3)]))
-            await worker.until(lambda: worker.acked == 3)
-            assert control.ledger.settled == 3
-            assert control.snapshot().unmeasured["tap_error"] == 1
+            unknown = facts(seq=3, end="an end of tomorrow")
+            worker.send(hello(), FactsBatch([facts(seq=1), broken, unknown, facts(seq=4)]))
+            await worker.until(lambda: worker.acked == 4)
+            assert control.ledger.settled == 4
+            assert control.snapshot().unmeasured["tap_error"] == 2
+            assert sum(group.outcomes["proxy_error"] for group in control.snapshot().groups) == 1
 
     run(script, tmp_path)
 

@@ -1,0 +1,73 @@
+"""The timeline and the trace line say what was scored: from either the same score comes out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.control.settle import Context, settle
+from proxy.control.timeline import timeline, trace_line
+from proxy.exporters.tracelog import encode
+from proxy.link import Usage
+from proxy.offline import Overrides, score_line
+from tests.control.facts import DEFAULT, MS, T0, UNIX, Event, at, facts, streamed
+
+CONTEXT = Context("here", {"default": DEFAULT})
+
+
+@st.composite
+def lanes(draw: st.DrawFn) -> list[list[Event]]:
+    """One to three choices of events."""
+    out = []
+    for _ in range(draw(st.integers(1, 3))):
+        now, events = 0, []
+        for gap, tokens in draw(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 3)), max_size=12)):
+            now += gap
+            events.append(at(now, tokens))
+        out.append(events)
+    return out
+
+
+@given(lanes(), st.booleans(), st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 500)), max_size=2))
+def test_a_trace_line_read_back_gives_the_same_score(
+    choices: list[list[Event]], finished: bool, pauses: list[tuple[int, int]]
+) -> None:
+    end_ms = max((event[0] for lane in choices for event in lane), default=0) + 100
+    blocked = tuple((T0 + low * MS, T0 + (low + length) * MS) for low, length in pauses)
+    of: dict[str, Any] = {"choices": choices, "finished": finished, "usage": Usage(output=40)}
+    given_ = streamed(end_ms=end_ms, of=of, blocked=blocked, choices_asked=3)
+    given_.end = "complete" if finished else "truncated"
+    settled = settle(given_, CONTEXT)
+    line = trace_line(settled)
+    assert line is not None
+    assert score_line(encode(line), Overrides()).score == settled.score
+
+
+def test_t0_by_the_wall_clock_is_that_of_the_last_byte_sent() -> None:
+    line = trace_line(settle(streamed(at(50), end_ms=60), CONTEXT))
+    assert line is not None
+    assert line.t0_unix_ns == UNIX + MS  # the head arrived 1 ms before
+    assert line.events == [(50 * MS, 1)]
+
+
+@given(lanes())
+def test_a_timeline_misses_what_the_score_misses(choices: list[list[Event]]) -> None:
+    end_ms = max((event[0] for lane in choices for event in lane), default=0)
+    settled = settle(streamed(end_ms=end_ms, of={"choices": choices}), CONTEXT)
+    shown = timeline(settled)
+    if settled.outcome.value != "completed":
+        return
+    assert settled.score is not None
+    assert shown is not None
+    assert sum(event.missed for event in shown.events) == settled.score.missed
+    assert [event.at_s for event in shown.events] == sorted(event.at_s for event in shown.events)
+    assert sum(event.tokens for event in shown.events) == settled.score.tokens
+    assert all((event.slack_s < 0) == (event.missed > 0) for event in shown.events)
+
+
+def test_what_was_not_streamed_has_neither() -> None:
+    settled = settle(facts(), CONTEXT)
+    assert timeline(settled) is None
+    assert trace_line(settled) is None
