@@ -104,13 +104,8 @@ def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]]) -> None:
         # What stands under an unknown key may be anything, a secret too: only the key is shown.
         tree.problem(loc, mend, value=loc[-1] if found["type"] == "extra_forbidden" else None)
         tree.bad.append(loc)
-    for loc in sorted(drop, key=_list_order, reverse=True):
+    for loc in drop:
         tree.drop(loc)
-
-
-def _list_order(loc: Loc) -> list[tuple[int, str]]:
-    """Later items of a list come out first, so that the numbers of the others stay true."""
-    return [(step, "") if isinstance(step, int) else (0, step) for step in loc]
 
 
 def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:

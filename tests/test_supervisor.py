@@ -286,11 +286,11 @@ def test_a_drain_does_not_last_for_ever(start: Callable[..., Family]) -> None:
 
 
 def test_a_worker_that_died_before_the_drain_does_not_come_back(start: Callable[..., Family]) -> None:
-    family = start({"worker 0": "slow"}, {"_BACKOFF_NS": S}).ready()
+    family = start({"worker 0": "slow"}, {"_BACKOFF_NS": S // 4, "_REMIND_NS": S // 10}).ready()
     os.kill(family.starts("worker 1")[0], signal.SIGKILL)
-    eventually(lambda: "starting it again in" in family.said, 5, "the message")
+    eventually(lambda: "starting it again in 0.25 s" in family.said, 5, "the message")
     family.process.send_signal(T)
-    family.hears("worker 0", T)
+    eventually(lambda: family.signals("control").count(U) > 5, 5, "half a second of reminders")
     os.kill(family.starts("worker 0")[0], Q)
     assert family.status() == 0
     assert len(family.starts("worker 1")) == 1
