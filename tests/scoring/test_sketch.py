@@ -108,10 +108,12 @@ def test_bounded_whatever_comes() -> None:
     histogram.add_many(np.logspace(-300, 300, 200_000))
     assert histogram.buckets <= 6656
     assert histogram.count == 200_000
-    histogram.add(5e-324)
-    histogram.add(1.7e308)
-    assert histogram.quantile(0.0) is not None
-    assert histogram.quantile(1.0) == 1.7e308
+    extremes = [5e-324, 1e-30, 1e30, 1.7e308]
+    singly, together = of(extremes), LogHistogram()
+    together.add_many(np.array(extremes))
+    assert singly.to_plain()["counts"] == together.to_plain()["counts"]
+    assert singly.buckets == 2
+    assert (singly.quantile(0.0), singly.quantile(1.0)) == (2.0**-40 * (1 + RELATIVE_ERROR), 1.7e308)
 
 
 def test_nothing_added() -> None:

@@ -336,6 +336,12 @@ def test_least_tbt_at_its_edges() -> None:
     assert least(events((100, 1)), end=150, censored=True, target=0.5) == 26
 
 
+def test_least_tbt_where_our_own_lag_explains_the_stall() -> None:
+    lag = [Excluded(10, 89, "suspect")]  # 79 of the gap of 90: enough once the token is late by no more
+    found = least_tbt([events((10, 1), (100, 1))], 10, 0.9, end_ns=100, censored=False, excluded=lag)
+    assert found == 11
+
+
 def test_counts_stay_exact_where_int64_would_overflow() -> None:
     far = 2**62
     choice = events((far, 2), (far + 5, 1))
