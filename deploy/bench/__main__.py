@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def run(given: argparse.Namespace, loads: list[Load], targets: list[Target], con
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 1 when a stream was lost or broken anywhere; 2 when it could not run."""
     given = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
     console = Console() if sys.stdout.isatty() else Console(width=150)
     try:
         loads, targets = chosen(given.only, given.quick), choose_targets(given.targets)

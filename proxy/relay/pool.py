@@ -2,6 +2,11 @@
 
 Taking and giving back cost O(1) (O(addresses) where a name has several).  Nothing is retried once a
 byte of a request was written; a failed *connect* moves on to the next address.
+
+Some servers promise to keep a connection and close it right behind the response (llama.cpp after every
+stream).  A request that is written to it in that moment is lost.  So an address is on trial until one of
+its connections has rested, idle, for ``_REST_NS``, and again for a while after one was closed before:
+while on trial only rested connections are used.
 """
 
 from __future__ import annotations
@@ -25,12 +30,25 @@ log = logging.getLogger("legato.worker")
 
 #: An address that refused is left alone this long while others answer.
 _RETRY_AFTER_NS: Final = 1_000_000_000
+#: A server that hangs up behind its response has done so within this time.
+_REST_NS: Final = 100_000_000
+_TRIAL_NS: Final = 60_000_000_000
 
 
 class Address:
     """One address: its idle connections (newest last; closed ones are skipped when met) and its load."""
 
-    __slots__ = ("down_until_ns", "host", "idlers", "in_flight", "pool", "port", "removed")
+    __slots__ = (
+        "down_until_ns",
+        "host",
+        "hung_up_ns",
+        "idlers",
+        "in_flight",
+        "on_trial",
+        "pool",
+        "port",
+        "removed",
+    )
 
     def __init__(self, pool: Pool, host: str, port: int) -> None:
         self.pool = pool
@@ -40,6 +58,8 @@ class Address:
         self.idlers: deque[Connection] = deque()
         self.down_until_ns = 0
         self.removed = False
+        self.on_trial = True  # it has not shown yet that it keeps idle connections
+        self.hung_up_ns = -_TRIAL_NS
 
     def idle(self, connection: Connection) -> None:
         """A connection finished its exchange and may carry another."""
@@ -48,11 +68,15 @@ class Address:
         pool.active -= 1
         pool.idle += 1
         connection.busy = False
-        max_age = pool.spec.max_age_ns
-        if self.removed or pool.closed or (max_age and monotonic_ns() - connection.born_ns > max_age):
+        if self._retires(connection):
             connection.abort()
         else:
             self.idlers.append(connection)
+
+    def _retires(self, connection: Connection) -> bool:
+        max_age = self.pool.spec.max_age_ns
+        too_old = max_age and monotonic_ns() - connection.born_ns > max_age
+        return bool(self.removed or self.pool.closed or too_old)
 
     def gone(self, connection: Connection) -> None:
         """A connection was lost or closed, busy or idle."""
@@ -62,17 +86,24 @@ class Address:
             connection.busy = False
         else:
             self.pool.idle -= 1
+            now_ns = monotonic_ns()
+            if now_ns - connection.idle_since_ns < _REST_NS and not self._retires(connection):
+                self.on_trial, self.hung_up_ns = True, now_ns
 
     def take(self, now_ns: int, keep_alive_ns: int) -> Connection | None:
-        """The idle connection that was used last, if it is still good."""
+        """The idle connection that was used last (on trial: the most rested one), if it is still good."""
         idlers = self.idlers
         while idlers:
-            connection = idlers.pop()
+            if self.on_trial and not idlers[0].closed and now_ns - idlers[0].idle_since_ns < _REST_NS:
+                return None
+            connection = idlers.popleft() if self.on_trial else idlers.pop()
             if connection.closed:
                 continue
             if connection.expired(now_ns, keep_alive_ns) or connection.stale():
                 connection.abort()
                 continue
+            if self.on_trial and now_ns - self.hung_up_ns > _TRIAL_NS:
+                self.on_trial = False
             self.pool.idle -= 1
             self.busy(connection)
             return connection
