@@ -88,8 +88,8 @@ def real(model: Path, seed: int, seconds: float) -> Scenario:
 async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     """Measure the second arm directly and promise accordingly.
 
-    TBT: what a token takes while all lanes decode, and a fifth more.  TTFT: twice what a prompt of that
-    length takes, and 200 ms.  Load: two users who chat, one who sends documents.  Raises
+    TBT: twice what a token takes while all lanes decode.  TTFT: twice what a prompt of that length takes,
+    and 300 ms.  Load: two users who chat, one who sends documents.  Raises
     ``DemoError`` if the server does not answer.
     """
     arm = scenario.arms[1]
@@ -117,12 +117,12 @@ async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
         for number in range(_TALKERS)
     )
     points = tuple(
-        (prompt, round(2 * each_s * 1e3 + 200) * 1_000_000)
+        (prompt, round(2 * each_s * 1e3 + 300) * 1_000_000)
         for prompt, each_s in zip(_CALIBRATE_PROMPTS, prefill_s, strict=True)
     )
     return replace(
         scenario,
         lanes=(*talkers, documents),
         ttft_points=points,
-        tbt_ns=max(2, round(1.2 * token_s * 1e3)) * 1_000_000,
+        tbt_ns=max(2, round(2 * token_s * 1e3)) * 1_000_000,
     )

@@ -151,8 +151,8 @@ def verdict(scenario: Scenario, view: View) -> Verdict:
             f" reach fluidity {scenario.target:g}, {scenario.objective:.0%} are promised."
         )
     tails = first.tbt_p99 or 0.0, second.tbt_p99 or 1e-9
-    ratio = tails[0] / tails[1]
-    better = f"{ratio:.1f} times better" if ratio >= 1.05 else "no better"
+    ratio = round(tails[0] / tails[1], 1)
+    better = f"{ratio:.1f} times better" if ratio > 1 else "no better"
     tail = (
         f"The tail TBT (p99) of {scenario.arms[1].name} is {better}: {duration(tails[1])} against"
         f" {duration(tails[0])}."

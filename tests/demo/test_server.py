@@ -23,6 +23,8 @@ from deploy.demo.server import build_app
 #: A machine a hundred times faster than the demo's, so that tests are.
 FAST = CostModel(overhead_ns=50_000, flops_per_gpu=312e14, bandwidth_per_gpu=2.039e14)
 
+HELLO = b'[{"role": "user", "content": "hello"}]'
+
 
 @pytest.fixture
 def url() -> Iterator[str]:
@@ -119,19 +121,11 @@ def test_events_are_one_a_token_and_usage_only_comes_when_asked_for(url: str) ->
     [
         (b'{"model": "sim", "messages": [', 400, "JSON"),
         (b"[]", 400, "object"),
-        (b'{"model": "other", "messages": [{"role": "user", "content": "x"}]}', 404, "does not exist"),
+        (b'{"model": "other", "messages": %s}' % HELLO, 404, "does not exist"),
         (b'{"model": "sim"}', 400, "messages"),
-        (
-            b'{"model": "sim", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
-            400,
-            "max_tokens",
-        ),
-        (b'{"model": "sim", "messages": [{"role": "user", "content": "x"}], "n": 2}', 400, "n"),
-        (
-            b'{"model": "sim", "messages": [{"role": "user", "content": "%s"}]}' % (b"x" * 70_000),
-            400,
-            "context",
-        ),
+        (b'{"model": "sim", "messages": %s, "max_tokens": 0}' % HELLO, 400, "max_tokens"),
+        (b'{"model": "sim", "messages": %s, "n": 2}' % HELLO, 400, "`n`"),
+        (b'{"model": "sim", "messages": %s}' % HELLO.replace(b"hello", b"x" * 70_000), 400, "context"),
     ],
 )
 def test_bad_requests_are_answered_in_openais_shape(url: str, body: bytes, status: int, says: str) -> None:
