@@ -133,34 +133,33 @@ class SseDecoder:
     def _whole(self, data: bytes, events: list[Event]) -> None:
         """``data`` holds complete events only; nearly all of them are one ``data:`` line."""
         for block in data[:-2].split(b"\n\n"):
-            if len(block) > self._limit:
-                # As many lines as it may be, and then it may be allowed: let the general way decide.
-                for line in block.split(b"\n"):
-                    self._take(line, events)
-                self._take(b"", events)
-            elif block.startswith(_DATA) and 10 not in block:
+            if (
+                block.startswith(_DATA)
+                and 10 not in block
+                and len(block) <= self._limit
+                and not self.overflowed
+            ):
                 events.append(Event(b"", block[6:]))
             elif block:
                 for line in block.split(b"\n"):
                     self._take(line, events)
                 self._take(b"", events)
-            if self.overflowed:
-                return
 
     def _take(self, line: bytes, events: list[Event]) -> None:
         """One whole line."""
+        if self.overflowed:
+            return
         if not line:
             self._dispatch(events)
-            return
-        if len(line) > self._limit:
+        elif len(line) > self._limit:
             self._overflow()
-            return
-        field, colon, value = line.partition(b":")
-        if not field and colon:
+        elif line.startswith(b":"):
             self.comments += 1
-            return
-        if value[:1] == b" ":
-            value = value[1:]
+        else:
+            self._field(*line.partition(b":"))
+
+    def _field(self, field: bytes, colon: bytes, value: bytes) -> None:
+        value = value.removeprefix(b" ")
         if field == b"data":
             self._add(value)
         elif field == b"event":

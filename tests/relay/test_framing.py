@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.relay.framing import DEFAULT_LIMIT, Event, SseDecoder
@@ -64,6 +64,7 @@ WORDS = (
 streams = st.lists(st.sampled_from(WORDS), max_size=40).map(b"".join)
 
 
+@settings(max_examples=400)
 @given(streams, st.data())
 def test_whole_in_pieces_and_byte_by_byte_agree_with_the_standard(text: bytes, draw: st.DataObject) -> None:
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(text)), max_size=8)))
@@ -74,6 +75,7 @@ def test_whole_in_pieces_and_byte_by_byte_agree_with_the_standard(text: bytes, d
     assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected
 
 
+@settings(max_examples=400)
 @given(streams, st.data())
 def test_the_bound_and_the_flush_do_not_depend_on_the_cuts(text: bytes, draw: st.DataObject) -> None:
     cut = draw.draw(st.integers(0, len(text)))
