@@ -148,12 +148,15 @@ class _Cover:
                 merged[-1][1] = max(merged[-1][1], high)
             else:
                 merged.append([low, high])
+        self._any = bool(merged)
+        if not merged:
+            return
         pairs = np.array(merged, dtype=np.int64).reshape(-1, 2)
         self.low, self.high = pairs[:, 0], pairs[:, 1]
         self.until = np.concatenate(([0], np.cumsum(self.high - self.low)))
 
     def __bool__(self) -> bool:
-        return len(self.low) > 0
+        return self._any
 
     def overlap(self, start: Int64s, at: Int64s) -> Int64s:
         """How much of each gap [start, at) is covered."""

@@ -39,10 +39,11 @@ def score(
     lanes = lanes_of(choices, end_ns if censored else None, excluded, marks)
     counts = count(lanes, deadlines.ttft_ns, [deadlines.tbt_ns])
     met, missed, suspect, blocked, late_excluded = (int(each[0]) for each in counts)
-    stalls = sorted(_stalls(lanes, deadlines), key=lambda stall: (stall.at_ns, stall.choice))
+    raw_missed = missed + suspect + blocked
+    late = _stalls(lanes, deadlines) if raw_missed else ()
+    stalls = sorted(late, key=lambda stall: (stall.at_ns, stall.choice))
     counted = [stall for stall in stalls if stall.reason is None]
     tokens = sum(lane.tokens for lane in lanes)
-    raw_missed = missed + suspect + blocked
     firsts = [int(lane.at[0]) for lane in lanes if lane.tokens]
     return StreamScore(
         tokens=tokens,
