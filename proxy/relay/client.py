@@ -162,7 +162,7 @@ class Client:
             self.send_all([])
         self.release_backlog()
         self.response_done = True
-        self._settle_cycle()
+        self.let_go(disconnected=True)
         if self.unbounded:
             # A close would look like a clean end here: only a reset tells the truth.
             self.protocol.reset_when_drained()
@@ -184,14 +184,18 @@ class Client:
     def _end(self) -> None:
         self.release_backlog()
         self.response_done = True
-        if self.cycle is not None:
-            self.cycle.response_complete = True
+        self.let_go(disconnected=False)
         self.protocol.answered(self)
 
-    def _settle_cycle(self) -> None:
-        if self.cycle is not None:
-            self.cycle.response_complete = True
-            self.cycle.disconnected = True
+    def let_go(self, *, disconnected: bool) -> None:
+        """Tell uvicorn's notion of the request that it is over, and forget it.
+
+        It refers back to us: a circle here would keep every client connection until a full collection.
+        """
+        cycle, self.cycle = self.cycle, None
+        if cycle is not None:
+            cycle.response_complete = cycle.response_complete or self.response_done
+            cycle.disconnected = cycle.disconnected or disconnected
 
     # ------------------------------------------------------------------ a slow client
 

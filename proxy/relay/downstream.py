@@ -90,8 +90,7 @@ class ClientProtocol(HttpToolsProtocol):
             client.gone = True
             client.drop_body()
             client.release_backlog()
-            if client.cycle is not None:
-                client.cycle.disconnected = True
+            client.let_go(disconnected=True)
             if client.listener is not None:
                 client.listener.on_client_gone()
         if exc is None:

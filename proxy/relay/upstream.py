@@ -117,12 +117,14 @@ class Connection(asyncio.Protocol):
         self.keep_alive = True
         self.keep_alive_s: int | None = None
         self._poller: select.poll | None = None
-        self._reset(new_parser=True)
+        self._parser: Any = None
+        self._feed: Any = None
+        self._reset(new_parser=False)
 
     def _reset(self, *, new_parser: bool) -> None:
         if new_parser:
-            self._parser: Any = httptools.HttpResponseParser(self)
-            self._feed: Any = self._parser.feed_data
+            self._parser = httptools.HttpResponseParser(self)
+            self._feed = self._parser.feed_data
         self._fields: Fields = []
         self._reason = b""
         self._framing: Framing | None = None
@@ -225,6 +227,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        # Only now: the parser refers back to us, and a connect that is given up ends without connection_lost.
+        self._reset(new_parser=True)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

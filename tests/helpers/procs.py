@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 START_S = 20.0
 STOP_S = 15.0
+PROGRAM = ("-m", "proxy.cli", "serve")
 
 
 def eventually(look: Callable[[], T], within_s: float = 5.0, what: str = "", every_s: float = 0.005) -> T:
@@ -236,14 +237,16 @@ def start(
     env: Mapping[str, str] | None = None,
     folder: Path,
     ready: bool = True,
+    program: Sequence[str] = PROGRAM,
 ) -> Legato:
     """Start ``legato serve`` on free ports and wait until it is ready (``ready=False``: do not wait).
 
     ``upstream``: base URL for ``--upstream``.  ``config``: content of a YAML file (``listen`` and ``admin``
-    are given as flags and win).  Asserts that it did not end while starting.
+    are given as flags and win).  ``program``: what python runs; it takes what ``legato serve`` takes.
+    Asserts that it did not end while starting.
     """
     data, admin = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
-    command = [sys.executable, "-m", "proxy.cli", "serve"]
+    command = [sys.executable, *program]
     config_file = None
     if config is not None:
         config_file = folder / "legato.yaml"
@@ -296,10 +299,11 @@ def serve(
     flags: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     clean_exit: bool = True,
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Legato]:
     """``start``; at the end stop it and assert exit status 0, no child left, no traceback in stderr."""
     with tempfile.TemporaryDirectory(prefix="legato-test-") as name:
-        legato = start(upstream, config=config, flags=flags, env=env, folder=Path(name))
+        legato = start(upstream, config=config, flags=flags, env=env, folder=Path(name), program=program)
         family: list[int] = []
         try:
             yield legato
