@@ -93,11 +93,10 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, figure: Figure, over: str, under: str) -> Ratio | None:
-        """``over`` / ``under`` within each round that has both."""
+        """``over`` / ``under`` within each round that has both (an added delay below zero is noise)."""
         top, bottom = self.values(figure, over), self.values(figure, under)
-        ratios = [
-            top[number] / bottom[number] for number in self.rounds if number in top and bottom.get(number)
-        ]
+        both = [number for number in self.rounds if top.get(number, 0) > 0 and bottom.get(number, 0) > 0]
+        ratios = [top[number] / bottom[number] for number in both]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
     def faults(self) -> list[Row]:

@@ -67,16 +67,26 @@ def run_rounds(
         for target in [*targets[turn:], *targets[:turn]]:
             for tls in (False, True):
                 due = [load for load in loads if (load.tls == "on") == tls and _fits(load, target)]
-                if not due:
-                    continue
-                with running(bench, target, tls) as instance:
-                    if not tls:
-                        warm_up(bench, instance)
-                    for load in due:
-                        row = {"round": number, "target": target.name, "load": load.name}
-                        row |= measure(bench, instance, load)
-                        say(f"round {number + 1}/{rounds}: {target.name}, {load.name}")
-                        yield row
+                for load, row in _measure_all(bench, target, due, tls):
+                    say(f"round {number + 1}/{rounds}: {target.name}, {load.name}")
+                    yield {"round": number, "target": target.name, "load": load.name} | row
+
+
+def _measure_all(
+    bench: Bench, target: Target, loads: Sequence[Load], tls: bool
+) -> Iterator[tuple[Load, Row]]:
+    """Each load on one instance, and on a fresh one where the last load left streams unfinished behind it."""
+    due = list(loads)
+    while due:
+        with running(bench, target, tls) as instance:
+            if not tls:
+                warm_up(bench, instance)
+            left_over = False
+            while due and not left_over:
+                load = due.pop(0)
+                row = measure(bench, instance, load)
+                left_over = bool(row["unfinished"])
+                yield load, row
 
 
 def _fits(load: Load, target: Target) -> bool:

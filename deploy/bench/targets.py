@@ -46,7 +46,7 @@ NGINX_CONF = """\
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; client_max_body_size 0; keepalive_requests 1000000;
+  access_log off; client_max_body_size 0; client_body_buffer_size 16m; keepalive_requests 1000000;
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
   upstream behind {{ server {server}; keepalive 2048; keepalive_requests 1000000; }}
