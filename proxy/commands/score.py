@@ -65,12 +65,7 @@ def score(
     )
     with ExitStack() as stack:
         opened = [(name, stack.enter_context(_open(name))) for name in files]
-        try:
-            bad = _run(opened, overrides, as_json)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader, `head` for example, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            bad = 1
+        bad = _run(opened, overrides, as_json)
     raise typer.Exit(1 if bad else 0)
 
 
