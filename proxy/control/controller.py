@@ -33,6 +33,7 @@ from proxy.control.linkserver import LinkServer
 from proxy.control.logs import Logs, Target
 from proxy.parent import ParentWatch
 from proxy.tables import build_table
+from proxy.tasks import child
 
 __all__ = ["Controller", "Process", "main"]
 
@@ -72,8 +73,8 @@ class Process:
 
     # ------------------------------------------------------------ running
 
-    async def run(self) -> None:
-        """Serve until told to end, then flush."""
+    async def run(self) -> int:
+        """Serve until told to end, then flush; 0, or 1 if something ended that should not have."""
         loop = asyncio.get_running_loop()
         for number, act in (
             (signal.SIGHUP, self.reload),
@@ -84,22 +85,21 @@ class Process:
             loop.add_signal_handler(number, act)
         self._configure_logs()
         workers = await loop.create_unix_server(self.link.protocol, sock=self._link_socket)
-        tasks = [
-            asyncio.create_task(job, name=name)
-            for name, job in (
-                ("fold", self.link.run()),
-                ("tick", self._tick()),
-                ("admin", self._server.serve(sockets=[self._admin])),
-            )
-        ]
+        jobs = {
+            child(self.link.run()): "fold",
+            child(self._tick()): "tick",
+            child(self._server.serve(sockets=[self._admin])): "admin",
+        }
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not look at it
-        ended = asyncio.create_task(self._end.wait(), name="end")
-        done, _ = await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {ended}:
-            _log.error("the %s task ended: %r", task.get_name(), task.exception() or "too early")
+        ended = child(self._end.wait())
+        done, _ = await asyncio.wait([*jobs, ended], return_when=asyncio.FIRST_COMPLETED)
+        for task, name in jobs.items():
+            if task in done:
+                _log.error("the %s task ended: %r", name, task.exception() or "too early")
         workers.close()
-        await self._finish(tasks)
+        await self._finish(list(jobs))
+        return 0 if ended in done else 1
 
     async def _finish(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Book what has arrived, write the logs, let the admin API finish; all within ``END_S``."""
@@ -140,7 +140,7 @@ class Process:
         try:
             config = load(self.boot)
             table = build_table(config, self.controller.table.version + 1)
-        except (ConfigErrors, OSError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with a file must not end the process
             self.reload_error = str(error)
             self.controller.reload_ok = False
             _log.error("the configuration was not reloaded, the old one stays in force: %s", error)
@@ -153,7 +153,8 @@ class Process:
         self.controller.set_table(table)
         self.link.send_table()
         self._configure_logs()
-        self._marks = self._look()
+        # Marks taken before the reading stay: what changed since then has not been read.
+        self._marks = {path: self._marks.get(path, mark) for path, mark in self._look().items()}
         _log.info("the configuration was reloaded: table %d is in force", table.version)
 
     def _watch(self) -> None:
@@ -166,8 +167,11 @@ class Process:
         if self.config.watch:
             _log.info("changed: %s", ", ".join(changed) or "the list of files")
             self.reload()
-        elif any(path != self.boot["file"] for path in changed):
-            _log.info("changed: %s; workers read their certificates again", ", ".join(changed))
+            return
+        admin = self.config.admin
+        certificates = set(changed) - {self.boot["file"], admin.token_file, admin.write_token_file}
+        if certificates:
+            _log.info("changed: %s; workers read their certificates again", ", ".join(sorted(certificates)))
             table = self.controller.table
             self.controller.set_table(msgspec.structs.replace(table, version=table.version + 1))
             self.link.send_table()
@@ -256,12 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("%s", error)
         return 2 if isinstance(error, ConfigErrors) else 1
 
-    async def run() -> None:
-        await Process(boot, config, admin, link).run()
+    async def run() -> int:
+        return await Process(boot, config, admin, link).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
-    return 0
+        return runner.run(run())
 
 
 if __name__ == "__main__":

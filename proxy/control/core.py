@@ -71,7 +71,7 @@ class Controller:
     # ------------------------------------------------------------ the table
 
     def set_table(self, table: Table) -> None:
-        """A new table is in force; requests that were promised by the old one are judged by it."""
+        """A new table is in force.  SLOs that it no longer names still judge those they were promised to."""
         slos = {**self._context.slos, **{slo.name: slo for slo in table.slos}}
         if len(slos) > _SLOS_MAX:
             slos = {slo.name: slo for slo in table.slos}

@@ -24,6 +24,7 @@ from proxy.exporters.vocabulary import (
 )
 from proxy.link import SloSpec
 from scoring.outcome import Outcome, SloResult
+from scoring.quantiles import rank
 from scoring.score import StreamScore
 from scoring.sketch import LogHistogram
 from scoring.trace import gaps
@@ -56,7 +57,6 @@ class GroupBook:
         "deadlines",
         "hists",
         "least_tbt",
-        "no_least_tbt",
         "outcomes",
         "output_tokens",
         "prompt_tokens",
@@ -74,8 +74,7 @@ class GroupBook:
         self.prompt_tokens = dict.fromkeys(PROMPT_SOURCE, 0)
         self.hists = {name: Buckets(bounds[name]) for name in HISTOGRAMS}
         self.sketches = {name: LogHistogram() for name in SKETCHED}
-        self.least_tbt = LogHistogram()  # seconds; judged streams that have one
-        self.no_least_tbt = 0  # judged streams that have none
+        self.least_tbt = LogHistogram()  # seconds; of the scored streams that have one
         self.scored = 0  # streams with a fluidity
         self.under_target = 0  # of those, below their target
 
@@ -113,14 +112,8 @@ class GroupBook:
             self._observe(FLUIDITY, score.fluidity)
             self.scored += 1
             self.under_target += score.fluidity < settled.target
-            if settled.result is not SloResult.EXCLUDED:
-                self._add_least(score.least_tbt_ns)
-
-    def _add_least(self, least_tbt_ns: int | None) -> None:
-        if least_tbt_ns is None:
-            self.no_least_tbt += 1
-        else:
-            self.least_tbt.add(least_tbt_ns / 1e9)
+            if score.least_tbt_ns is not None:
+                self.least_tbt.add(score.least_tbt_ns / 1e9)
 
     def _observe(self, name: str, value: float) -> None:
         self.hists[name].add(value)
@@ -128,15 +121,15 @@ class GroupBook:
 
     def rate(self) -> tuple[float | None, str | None]:
         """The fluid token rate in tokens per second, or ``None`` and why there is none."""
-        judged = self.least_tbt.count + self.no_least_tbt
-        if judged == 0:
+        if not self.scored:
             return None, "no stream was scored"
-        if self.no_least_tbt > (1 - RATE_QUANTILE) * judged:
-            return None, (
-                f"TTFT: {self.no_least_tbt} of {judged} streams reach their target with no TBT deadline"
-            )
-        least_s = self.least_tbt.quantile(RATE_QUANTILE)
-        return (1.0 / least_s, None) if least_s else (None, "no stream had a second token")
+        finite = self.least_tbt.count
+        place = rank(RATE_QUANTILE, self.scored)
+        if place > finite:
+            without = f"{self.scored - finite} of {self.scored} streams"
+            return None, f"TTFT: {without} reach their target with no TBT deadline"
+        least_s = self.least_tbt.quantile(place / finite)  # those without one count as infinite
+        return (1.0 / least_s if least_s else None), None
 
     def merge(self, other: GroupBook) -> None:
         """Add another group's totals, but for the exported buckets."""
@@ -152,7 +145,6 @@ class GroupBook:
         for name, sketch in other.sketches.items():
             self.sketches[name].merge(sketch)
         self.least_tbt.merge(other.least_tbt)
-        self.no_least_tbt += other.no_least_tbt
         self.scored += other.scored
         self.under_target += other.under_target
 

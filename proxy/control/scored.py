@@ -23,9 +23,9 @@ def t0_ns_of(facts: Facts) -> int:
 def excluded_of(facts: Facts) -> tuple[Excluded, ...]:
     """The intervals, relative to t = 0, in which the server is not to blame."""
     t0_ns = t0_ns_of(facts)
-    return tuple(
-        Excluded(from_ns - t0_ns, to_ns - t0_ns, "client_blocked") for from_ns, to_ns in facts.blocked
-    )
+    blocked = [Excluded(a_ns - t0_ns, b_ns - t0_ns, "client_blocked") for a_ns, b_ns in facts.blocked]
+    late = [Excluded(a_ns - t0_ns, b_ns - t0_ns, "suspect") for a_ns, b_ns in facts.lags]
+    return (*blocked, *late)
 
 
 def owed_choices(facts: Facts, counted: Counted) -> Sequence[Choice]:
@@ -46,7 +46,7 @@ def score_stream(facts: Facts, counted: Counted, end_ns: int, censored: bool, ta
         excluded=excluded_of(facts),
     )
     stream = facts.stream
-    if stream is None or not stream.thinned or facts.blocked or not stream.scores:
+    if stream is None or not stream.thinned or scored.suspect or scored.client_blocked or not stream.scores:
         return scored
     # Merged arrivals may hide a late token behind its neighbour: what was kept online is exact.  (With
     # pauses for a slow client it cannot be used: it does not know which misses they explain.)

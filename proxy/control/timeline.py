@@ -92,7 +92,7 @@ def trace_line(settled: Settled) -> TraceLine | None:
 
 def _marks(settled: Settled, choices: Sequence[Choice]) -> list[tuple[int | str | None, ...]]:
     facts = settled.facts
-    if not facts.blocked:
+    if not facts.blocked and not facts.lags:
         return []
     marks = marks_of(
         choices,

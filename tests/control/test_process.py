@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from proxy.link import Ack, FactsBatch, Frames, Table, Up, decode_down, frame
 from tests.control.facts import at, facts, streamed
@@ -81,7 +82,7 @@ class Worker:
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         self.socket.connect(path)
         self.frames = Frames()
         self.tables: list[Table] = []
@@ -171,6 +172,28 @@ def test_a_watched_file_is_reloaded_by_itself(running: Running) -> None:
     worker.until(lambda worker: worker.tables[-1].version == 2)
     running.file.write_text(SETTINGS.replace("50ms", "70ms") + "watch: on\n")
     worker.until(lambda worker: worker.tables[-1].slos[0].tbt_ns == 70_000_000)
+
+
+def test_a_renewed_certificate_reaches_the_workers_without_a_reload(running: Running, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    _write_certificate(certificate, key)
+    running.file.write_text(SETTINGS + f"tls: {{cert_file: {certificate}, key_file: {key}}}\n")
+    worker = running.connect()
+    running.signal(signal.SIGHUP)
+    worker.until(lambda worker: worker.tables[-1].version == 2)
+    _write_certificate(certificate, key)
+    worker.until(lambda worker: worker.tables[-1].version >= 3)
+    assert worker.tables[-1].tls_cert_file == str(certificate)
+    running.file.write_text("nonsense")  # nobody asked for it to be read
+    _write_certificate(certificate, key)
+    worker.until(lambda worker: worker.tables[-1].version >= 4)
+    assert running.get("/api/config")["reload_ok"] is True
+
+
+def _write_certificate(certificate: Path, key: Path) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(certificate)
 
 
 def test_draining_is_said_and_the_admin_api_goes_on(running: Running) -> None:
