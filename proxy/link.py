@@ -233,6 +233,7 @@ class Facts(Struct, array_like=True):
     loop_lag_max_ns: int = 0
     attempts: int = 1
     trace_id: str | None = None
+    lags: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns]: our own loop was late, the longest spans
 
 
 class FactsBatch(Struct, tag=True):

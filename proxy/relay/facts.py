@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.link import Facts
 from proxy.relay import delays
 from proxy.relay.forward import target_path
+from proxy.relay.lag import longest
 
 if TYPE_CHECKING:
     from proxy.link import SloSpec
     from proxy.relay.client import Client
     from proxy.relay.exchange import Exchange
 
+#: Spans of our own lateness told per request.
+_LAGS: Final = 64
+
 
 def facts_of(exchange: Exchange, seq: int) -> Facts:
     """What the control process will be told."""
     client, call, arm, worker = exchange.client, exchange.call, exchange.arm, exchange.worker
     request_id, tags = worker.tags(client.fields)
+    lags = worker.lag.between(client.received_ns, exchange.end_ns)
     stream = None
     if exchange.tap is not None:
         stream = exchange.tap.to_stream()
@@ -53,8 +58,9 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         stream=stream,
         blocked=tuple(exchange.blocked),
         forward_p99_ns=delays.quantile_ns(exchange.delay_counts, 0.99),
-        loop_lag_max_ns=worker.lag.max_between(client.received_ns, exchange.end_ns),
+        loop_lag_max_ns=max((to_ns - from_ns for from_ns, to_ns in lags), default=0),
         attempts=exchange.attempts,
+        lags=longest(lags, _LAGS),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from proxy.clock import monotonic_ns
 from proxy.relay.delays import Octaves
 
-INTERVAL_NS: Final = 20_000_000
+INTERVAL_NS: Final = 10_000_000
 #: Lateness worth remembering one by one; below it the histogram is enough.
 _NOTABLE_NS: Final = 1_000_000
 _MARKS: Final = 2048
@@ -52,12 +52,19 @@ class LoopLag:
         self.recent_sum_ns = self.recent = 0
         return mean
 
-    def max_between(self, from_ns: int, to_ns: int) -> int:
-        """The largest notable lag whose lateness overlaps the span, 0 if none is remembered."""
-        worst = 0
+    def between(self, from_ns: int, to_ns: int) -> list[tuple[int, int]]:
+        """The spans ``(from_ns, to_ns)`` of notable lateness that overlap the given one, the newest first."""
+        found: list[tuple[int, int]] = []
         for at_ns, lag_ns in reversed(self.marks):
             if at_ns < from_ns:
                 break
             if at_ns - lag_ns <= to_ns:
-                worst = max(worst, lag_ns)
-        return worst
+                found.append((at_ns - lag_ns, at_ns))
+        return found
+
+
+def longest(spans: list[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:
+    """At most ``most`` of them, the longest, oldest first."""
+    if len(spans) > most:
+        spans = sorted(spans, key=lambda span: span[0] - span[1])[:most]
+    return tuple(sorted(spans))
