@@ -109,6 +109,7 @@ def test_a_bomb_in_one_piece_stops_at_the_bound() -> None:
 def test_a_bomb_in_small_pieces_stops_by_its_ratio(size: int) -> None:
     packed, inflater, out, fed, exploded = bomb(40), opened(b"gzip"), 0, 0, False
     while not exploded:
+        assert fed < len(packed), "it never went off"
         piece = packed[fed : fed + size]
         fed += len(piece)
         try:

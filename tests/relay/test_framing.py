@@ -111,6 +111,7 @@ def test_the_bound_and_the_flush_do_not_depend_on_the_cuts(text: bytes, draw: st
 )
 def test_each_rule(text: bytes, events: list[tuple[bytes, bytes]]) -> None:
     assert decode(text) == events
+    assert decode(*(text[i : i + 1] for i in range(len(text)))) == events
 
 
 @pytest.mark.parametrize("rest", [b"data: a", b"data: a\n", b"data: a\r"])
