@@ -33,7 +33,7 @@ class Reply:
         return self.status == 200 and self.end == "complete"
 
 
-class _Reader:
+class Reader:
     """httptools' callbacks: counts events, keeps the last bytes for the usage that they hold."""
 
     def __init__(self, reply: Reply, *, keep: bool) -> None:
@@ -111,7 +111,7 @@ async def _exchange(method: str, url: str, payload: bytes, *, keep: bool) -> Rep
         return reply
     try:
         writer.write(head.encode() + payload)
-        seen = _Reader(reply, keep=keep)
+        seen = Reader(reply, keep=keep)
         while not seen.complete and (data := await reader.read(_READ_BYTES)):
             seen.parser.feed_data(data)
     except (OSError, httptools.HttpParserError) as error:

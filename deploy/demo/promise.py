@@ -1,8 +1,8 @@
 """What the demo promises its readers: one SLO, by which both schedulers are judged alike.
 
 25 tokens per second, several times faster than people read, and a first token after the time that a prompt
-of its length takes plus about a second of slack for scheduling: Metron's shape of a deadline (section 4 of
-arXiv 2407.07000), since no constant fits both a greeting and a document.
+of its length takes plus about a second of slack for scheduling: Metron's shape of a deadline (arXiv
+2407.07000), since no constant fits both a greeting and a document.
 """
 
 from __future__ import annotations

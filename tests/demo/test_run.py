@@ -41,10 +41,7 @@ def test_a_small_run_through_real_processes_adds_up() -> None:
     assert status == 0, shown
     assert "simulated engines" in shown
     requests = next(line for line in shown.splitlines() if line.startswith("│ requests  "))
-    assert requests.split("│")[2:4] == [pytest.approx, pytest.approx] or re.findall(r"\d+", requests) == [
-        "4",
-        "4",
-    ]
+    assert re.findall(r"\d+", requests) == ["4", "4"]
     tokens = next(line for line in shown.splitlines() if "output tokens" in line)
     assert re.findall(r"\d+", tokens) == ["24", "24"]
     (port,) = re.findall(r"Legato: http://127.0.0.1:(\d+)", shown)
@@ -54,9 +51,8 @@ def test_a_small_run_through_real_processes_adds_up() -> None:
 
 def test_an_engine_that_dies_at_once_ends_the_demo_with_its_words() -> None:
     scenario = small()
-    broken = replace(
-        scenario.arms[1], command=(sys.executable, "-c", "print('no such model'); raise SystemExit(3)")
-    )
+    dies = (sys.executable, "-c", "print('no such model'); raise SystemExit(3)")
+    broken = replace(scenario.arms[1], command=dies)
     with pytest.raises(DemoError, match=r"chunked ended with status 3:\nno such model"):
         play(replace(scenario, arms=(scenario.arms[0], broken)))
 

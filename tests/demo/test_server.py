@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import openai
@@ -28,18 +29,27 @@ HELLO = b'[{"role": "user", "content": "hello"}]'
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A server of its own for each test, in a thread, on a port that the kernel chose."""
+    """A fast server of its own for each test, in a thread, on a port that the kernel chose."""
+    with served(FAST) as where:
+        yield where
+
+
+@contextmanager
+def served(cost: CostModel) -> Iterator[str]:
+    """A server on a machine of that cost: its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = build_app("chunked", "sim", build_engine("chunked", cost=FAST))
+    app = build_app("chunked", "sim", build_engine("chunked", cost=cost))
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", server_header=False, headers=[("server", OWNER)])
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    listener.close()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
 
 
 def load(url: str) -> dict[str, int]:
@@ -137,14 +147,15 @@ def test_bad_requests_are_answered_in_openais_shape(url: str, body: bytes, statu
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place_in_the_engine(url: str, stream: bool) -> None:
-    host, port = url.removeprefix("http://").split(":")
-    body = json.dumps(chat(15_000, stream=stream)).encode()
-    with socket.create_connection((host, int(port))) as connection:
+def test_a_client_that_leaves_frees_its_place_in_the_engine(stream: bool) -> None:
+    with served(CostModel()) as url:  # 15,000 tokens would take it seven minutes
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps(chat(15_000, stream=stream)).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
-        wait_for(lambda: load(url)["running"] == 1)
-    wait_for(lambda: load(url) == {"waiting": 0, "running": 0})
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body)
+            wait_for(lambda: load(url)["running"] == 1)
+        wait_for(lambda: load(url) == {"waiting": 0, "running": 0})
 
 
 def test_the_demos_own_client_counts_what_came(url: str) -> None:
@@ -154,6 +165,18 @@ def test_the_demos_own_client_counts_what_came(url: str) -> None:
     assert reply.events == 1 + 9 + 1 + 1  # role, tokens, usage, [DONE]
     refused = asyncio.run(client.post(f"{url}/v1/chat/completions", chat(0)))
     assert (refused.ok, refused.status) == (False, 400)
+
+
+def test_an_event_is_counted_once_however_it_is_split() -> None:
+    stream = b"".join(b'data: {"n":%d,"usage":{"completion_tokens":%d}}\n\n' % (n, n) for n in range(5))
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(stream)
+    for size in (1, 2, 3, 5, 7, 40, 4000):
+        reply = client.Reply()
+        reader = client.Reader(reply, keep=False)
+        reader.parser.feed_data(head)
+        for at in range(0, len(stream), size):
+            reader.parser.feed_data(stream[at : at + size])
+        assert (reply.events, reply.tokens, reply.end) == (5, 4, "complete")
 
 
 def test_the_demos_own_client_says_who_cannot_be_reached_and_who_breaks_off() -> None:
