@@ -2,11 +2,6 @@
 
 Taking and giving back cost O(1) (O(addresses) where a name has several).  Nothing is retried once a
 byte of a request was written; a failed *connect* moves on to the next address.
-
-Some servers promise to keep a connection and close it right behind the response (llama.cpp after every
-stream).  A request that is written to it in that moment is lost.  So an address is on trial until one of
-its connections has rested, idle, for ``_REST_NS``, and again for a while after one was closed before:
-while on trial only rested connections are used.
 """
 
 from __future__ import annotations
@@ -16,13 +11,13 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections import deque
 from typing import Final
 from urllib.parse import urlsplit
 
 from proxy.clock import monotonic_ns
 from proxy.errors import UpstreamError
 from proxy.link import BackendNow, BackendSpec, Timeouts
+from proxy.relay.shelf import Shelf
 from proxy.relay.upstream import Connection
 from proxy.tasks import spawn
 
@@ -30,36 +25,24 @@ log = logging.getLogger("legato.worker")
 
 #: An address that refused is left alone this long while others answer.
 _RETRY_AFTER_NS: Final = 1_000_000_000
-#: A server that hangs up behind its response has done so within this time.
-_REST_NS: Final = 100_000_000
-_TRIAL_NS: Final = 60_000_000_000
 
 
 class Address:
-    """One address: its idle connections (newest last; closed ones are skipped when met) and its load."""
+    """One address: its idle connections and its load.
 
-    __slots__ = (
-        "down_until_ns",
-        "host",
-        "hung_up_ns",
-        "idlers",
-        "in_flight",
-        "on_trial",
-        "pool",
-        "port",
-        "removed",
-    )
+    Those that carried a chunked response lie apart: llama.cpp closes them and keeps the others.
+    """
+
+    __slots__ = ("down_until_ns", "host", "in_flight", "pool", "port", "removed", "shelves")
 
     def __init__(self, pool: Pool, host: str, port: int) -> None:
         self.pool = pool
         self.host = host
         self.port = port
         self.in_flight = 0
-        self.idlers: deque[Connection] = deque()
+        self.shelves = (Shelf(), Shelf())
         self.down_until_ns = 0
         self.removed = False
-        self.on_trial = True  # it has not shown yet that it keeps idle connections
-        self.hung_up_ns = -_TRIAL_NS
 
     def idle(self, connection: Connection) -> None:
         """A connection finished its exchange and may carry another."""
@@ -71,7 +54,7 @@ class Address:
         if self._retires(connection):
             connection.abort()
         else:
-            self.idlers.append(connection)
+            self.shelves[connection.after_chunks].put(connection)
 
     def _retires(self, connection: Connection) -> bool:
         max_age = self.pool.spec.max_age_ns
@@ -86,27 +69,17 @@ class Address:
             connection.busy = False
         else:
             self.pool.idle -= 1
-            now_ns = monotonic_ns()
-            if now_ns - connection.idle_since_ns < _REST_NS and not self._retires(connection):
-                self.on_trial, self.hung_up_ns = True, now_ns
+            if not self._retires(connection):
+                self.shelves[connection.after_chunks].lost(connection, monotonic_ns())
 
     def take(self, now_ns: int, keep_alive_ns: int) -> Connection | None:
-        """The idle connection that was used last (on trial: the most rested one), if it is still good."""
-        idlers = self.idlers
-        while idlers:
-            if self.on_trial and not idlers[0].closed and now_ns - idlers[0].idle_since_ns < _REST_NS:
-                return None
-            connection = idlers.popleft() if self.on_trial else idlers.pop()
-            if connection.closed:
-                continue
-            if connection.expired(now_ns, keep_alive_ns) or connection.stale():
-                connection.abort()
-                continue
-            if self.on_trial and now_ns - self.hung_up_ns > _TRIAL_NS:
-                self.on_trial = False
-            self.pool.idle -= 1
-            self.busy(connection)
-            return connection
+        """An idle connection that is still good."""
+        for shelf in self.shelves:
+            connection = shelf.take(now_ns, keep_alive_ns)
+            if connection is not None:
+                self.pool.idle -= 1
+                self.busy(connection)
+                return connection
         return None
 
     def busy(self, connection: Connection) -> None:
@@ -116,16 +89,15 @@ class Address:
         self.pool.active += 1
 
     def sweep(self, now_ns: int, keep_alive_ns: int) -> None:
-        """Close what has been idle too long, oldest first."""
-        idlers = self.idlers
-        while idlers and (idlers[0].closed or idlers[0].expired(now_ns, keep_alive_ns)):
-            idlers.popleft().abort()
+        """Close what has been idle too long."""
+        for shelf in self.shelves:
+            shelf.sweep(now_ns, keep_alive_ns)
 
     def close(self) -> None:
         """Close the idle connections and let the busy ones end by themselves."""
         self.removed = True
-        while self.idlers:
-            self.idlers.pop().abort()
+        for shelf in self.shelves:
+            shelf.close()
 
 
 class Origin:

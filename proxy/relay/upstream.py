@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         "_reason",
         "_sending",
         "_upload_chunked",
+        "after_chunks",
         "at_ns",
         "born_ns",
         "busy",
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.first_byte_ns: int | None = None
         self.keep_alive = True
         self.keep_alive_s: int | None = None
+        self.after_chunks = False  # the last response was chunked
         self._poller: select.poll | None = None
         self._parser: Any = None
         self._feed: Any = None
@@ -361,6 +363,7 @@ class Connection(asyncio.Protocol):
         if not reusable:
             self._close()
             return
+        self.after_chunks = self._framing is not None and self._framing.chunked
         self._reset(new_parser=self._head_only)
         self.first_byte_ns = None
         self.idle_since_ns = at_ns
