@@ -233,6 +233,8 @@ class Facts(Struct, array_like=True):
     loop_lag_max_ns: int = 0
     attempts: int = 1
     trace_id: str | None = None
+    target: float = 0.9  # the fluidity to reach, as promised at the start; so is ``e2e_ns``
+    e2e_ns: int | None = None
     lags: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns]: our own loop was late, the longest spans
 
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from proxy.control.ledger import Ledger
-from proxy.control.settle import Context, Settled, settle, settle_unmeasured
+from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.snapshot import SloStats, Snapshot
 from proxy.control.store import Store
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, SloSpec, Table, Up
 
 _log = logging.getLogger("legato.control")
-
-#: An SLO's name that is in no table any more is still known for so many tables' worth of names.
-_SLOS_MAX: Final = 1_000
 
 
 class Sink(Protocol):
@@ -66,16 +63,11 @@ class Controller:
         self._failures = 0
         self._render_failures = 0
         self._here: Worker | None = None  # the worker of ``feed``
-        self._context = Context(instance, {slo.name: slo for slo in table.slos})
 
     # ------------------------------------------------------------ the table
 
     def set_table(self, table: Table) -> None:
-        """A new table is in force.  SLOs that it no longer names still judge those they were promised to."""
-        slos = {**self._context.slos, **{slo.name: slo for slo in table.slos}}
-        if len(slos) > _SLOS_MAX:
-            slos = {slo.name: slo for slo in table.slos}
-        self._context = Context(self.instance, slos)
+        """A new table is in force; requests in flight keep what they were promised (it is in their facts)."""
         self.table = table
         self.ledger.set_slos(table.slos)
 
@@ -131,17 +123,17 @@ class Controller:
 
     def _settle(self, facts: Facts) -> Settled:
         try:
-            return settle(facts, self._context)
+            return settle(facts, self.instance)
         except (ValueError, ArithmeticError, TypeError) as error:
             # Arrivals that are no arrivals: the request still counts, its score does not.
             self._failures += 1
             if self._failures <= 10:
                 _log.error("request %s could not be scored (%s): counted as unmeasured", facts.id, error)
         try:
-            return settle_unmeasured(facts, self._context, "tap_error")
+            return settle_unmeasured(facts, self.instance, "tap_error")
         except ValueError:  # an end that only another version knows
             return settle_unmeasured(
-                msgspec.structs.replace(facts, end="self", stream=None), self._context, "tap_error"
+                msgspec.structs.replace(facts, end="self", stream=None), self.instance, "tap_error"
             )
 
     # ------------------------------------------------------------ what readers see

@@ -111,7 +111,7 @@ class GroupBook:
         if score.fluidity is not None:
             self._observe(FLUIDITY, score.fluidity)
             self.scored += 1
-            self.under_target += score.fluidity < settled.target
+            self.under_target += score.fluidity < settled.facts.target
             if score.least_tbt_ns is not None:
                 self.least_tbt.add(score.least_tbt_ns / 1e9)
 

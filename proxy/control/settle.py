@@ -6,7 +6,6 @@ touches no array; the record is built only when somebody asks for it, since most
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -24,7 +23,7 @@ from proxy.control.record import (
 )
 from proxy.control.scored import score_stream, t0_ns_of
 from proxy.control.tokens import EMPTY, Counted, count
-from proxy.link import Facts, SloSpec, Stream, Usage
+from proxy.link import Facts, Stream, Usage
 from scoring.outcome import Outcome, SloResult, classify, is_censored, slo_result
 from scoring.score import StreamScore
 
@@ -32,8 +31,6 @@ from scoring.score import StreamScore
 NONE: Final = "none"
 #: Most bytes kept of a client's model text in a record.
 MODEL_MAX: Final = 256
-#: The fluidity to reach where the SLO is no longer known.
-DEFAULT_TARGET: Final = 0.9
 _NO_USAGE: Final = Usage()
 #: Ends at which a client that asked for a stream was still waiting for its first byte.
 _NO_ANSWER: Final = frozenset(
@@ -49,14 +46,6 @@ class GroupKey(NamedTuple):
     slo: str
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What settling needs to know beside the facts.  ``slos``: every SLO by name, past tables' included."""
-
-    instance: str
-    slos: Mapping[str, SloSpec]
-
-
 @dataclass(slots=True)
 class Settled:
     """One settled request.  ``score`` and ``counted`` are ``None`` where no stream was measured.
@@ -65,7 +54,7 @@ class Settled:
     """
 
     facts: Facts
-    context: Context
+    instance: str  # the host that settled it
     group: GroupKey
     as_stream: bool
     outcome: Outcome
@@ -77,7 +66,6 @@ class Settled:
     censored: bool
     counted: Counted | None
     score: StreamScore | None
-    target: float = DEFAULT_TARGET
     _record: Record | None = None
 
     @property
@@ -143,25 +131,25 @@ class Settled:
         return "estimated" if self.usage.prompt is None else "usage"
 
 
-def settle(facts: Facts, context: Context) -> Settled:
+def settle(facts: Facts, instance: str) -> Settled:
     """Score and judge one request.  Raises nothing for any facts that decode, but for packed arrivals that
     are no arrivals (``ValueError``): the caller counts those as unmeasured through ``settle_unmeasured``."""
     as_stream = facts.streamed or (facts.stream_asked and facts.end in _NO_ANSWER)
     if not as_stream:
-        return _settle_plain(facts, context)
-    return _settle_stream(facts, context, _unmeasured(facts))
+        return _settle_plain(facts, instance)
+    return _settle_stream(facts, instance, _unmeasured(facts))
 
 
-def settle_unmeasured(facts: Facts, context: Context, reason: str) -> Settled:
+def settle_unmeasured(facts: Facts, instance: str, reason: str) -> Settled:
     """As ``settle`` for a stream whose arrivals cannot be used."""
-    return _settle_stream(facts, context, reason)
+    return _settle_stream(facts, instance, reason)
 
 
 def _group(facts: Facts) -> GroupKey:
     return GroupKey(facts.backend or NONE, facts.model or NONE, facts.slo)
 
 
-def _settle_plain(facts: Facts, context: Context) -> Settled:
+def _settle_plain(facts: Facts, instance: str) -> Settled:
     outcome = classify(
         end=facts.end,
         status=facts.status,
@@ -171,7 +159,6 @@ def _settle_plain(facts: Facts, context: Context) -> Settled:
         error_event=False,
         tokens=0,
     )
-    slo = context.slos.get(facts.slo)
     t0_ns = t0_ns_of(facts)
     duration_ns = facts.end_ns - t0_ns
     result, reasons = slo_result(
@@ -180,13 +167,13 @@ def _settle_plain(facts: Facts, context: Context) -> Settled:
         fluidity=None,
         target=0.0,
         duration_ns=duration_ns,
-        e2e_ns=None if slo is None else slo.e2e_ns,
+        e2e_ns=facts.e2e_ns,
         overdue_at_end=False,
         measured=True,
     )
     group = _group(facts)
     return Settled(
-        facts, context, group, False, outcome, result, reasons, t0_ns, duration_ns, None,
+        facts, instance, group, False, outcome, result, reasons, t0_ns, duration_ns, None,
         False, None, None,
     )  # fmt: skip
 
@@ -197,13 +184,11 @@ def _unmeasured(facts: Facts) -> str | None:
     return "switched_off" if facts.streamed else None
 
 
-def _settle_stream(facts: Facts, context: Context, unmeasured: str | None) -> Settled:
+def _settle_stream(facts: Facts, instance: str, unmeasured: str | None) -> Settled:
     stream = facts.stream
     measured = unmeasured is None
     outcome = _stream_outcome(facts, stream, measured)
     censored = is_censored(outcome, stream is not None and stream.finished)
-    slo = context.slos.get(facts.slo)
-    target = DEFAULT_TARGET if slo is None else slo.target
     t0_ns = t0_ns_of(facts)
     duration_ns = facts.end_ns - t0_ns
     counted: Counted | None = None
@@ -211,22 +196,22 @@ def _settle_stream(facts: Facts, context: Context, unmeasured: str | None) -> Se
     overdue = False
     if measured and outcome is not Outcome.REJECTED:
         counted = EMPTY if stream is None else count(stream)
-        scored = score_stream(facts, counted, duration_ns, censored, target)
+        scored = score_stream(facts, counted, duration_ns, censored, facts.target)
         if outcome is Outcome.CLIENT_CANCELLED:  # what the end alone adds was overdue at that moment
-            overdue = scored.missed > score_stream(facts, counted, duration_ns, False, target).missed
+            overdue = scored.missed > score_stream(facts, counted, duration_ns, False, facts.target).missed
     result, reasons = slo_result(
         outcome=outcome,
         streamed=True,
         fluidity=None if scored is None else scored.fluidity,
-        target=target,
+        target=facts.target,
         duration_ns=duration_ns,
-        e2e_ns=None if slo is None else slo.e2e_ns,
+        e2e_ns=facts.e2e_ns,
         overdue_at_end=overdue,
         measured=measured,
     )
     return Settled(
-        facts, context, _group(facts), True, outcome, result, reasons, t0_ns, duration_ns, unmeasured,
-        censored, counted, scored, target,
+        facts, instance, _group(facts), True, outcome, result, reasons, t0_ns, duration_ns, unmeasured,
+        censored, counted, scored,
     )  # fmt: skip
 
 
@@ -247,7 +232,7 @@ def _stream_outcome(facts: Facts, stream: Stream | None, measured: bool) -> Outc
 
 
 def build_record(settled: Settled) -> Record:
-    """The record of a settled request, as INTERFACES has it: names, order, units."""
+    """The record of a settled request, as it is promised: names, order, units."""
     facts, score_, stream = settled.facts, settled.score, settled.facts.stream
     t0_ns = settled.t0_ns
 
@@ -261,7 +246,7 @@ def build_record(settled: Settled) -> Record:
         request_id=facts.request_id,
         response_id=None if stream is None else stream.response_id,
         trace_id=facts.trace_id,
-        instance=settled.context.instance,
+        instance=settled.instance,
         tags=facts.tags,
         method=facts.method,
         path=facts.path.partition("?")[0],

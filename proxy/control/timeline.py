@@ -78,7 +78,7 @@ def trace_line(settled: Settled) -> TraceLine | None:
         prompt_tokens=settled.prompt_tokens,
         ttft_deadline_ns=facts.ttft_target_ns,
         tbt_deadline_ns=facts.tbt_target_ns,
-        target=settled.target,
+        target=settled.facts.target,
         tokens_source=counted.source,
         events=msgspec.UNSET if several else lanes[0] if lanes else [],
         choices=lanes if several else msgspec.UNSET,

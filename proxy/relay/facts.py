@@ -60,6 +60,8 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         forward_p99_ns=delays.quantile_ns(exchange.delay_counts, 0.99),
         loop_lag_max_ns=max((to_ns - from_ns for from_ns, to_ns in lags), default=0),
         attempts=exchange.attempts,
+        target=arm.slo.target,
+        e2e_ns=arm.slo.e2e_ns,
         lags=longest(lags, _LAGS),
     )
 

@@ -72,6 +72,8 @@ def facts(end_ms: int = 100, **fields: Any) -> Facts:
         "tbt_target_ns": 50 * MS,
         "prompt_tokens_estimated": 12,
     }
+    if fields.get("slo") == "batch":
+        given |= {"target": BATCH.target, "e2e_ns": BATCH.e2e_ns}
     return Facts(**(given | fields))
 
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from proxy.control.buckets import Buckets
 from proxy.control.labels import GroupCap
 from proxy.control.ledger import DURATION, FLUIDITY, LONGEST_GAP, TBT, TTFT, Ledger
-from proxy.control.settle import Context, GroupKey, Settled, settle
+from proxy.control.settle import GroupKey, Settled, settle
 from proxy.control.store import Store
 from proxy.exporters.catalog import OTHER
 from proxy.link import Facts, SloSpec, Usage
 from tests.control.facts import BATCH, DEFAULT, MS, at, facts, stream, streamed
 
-CONTEXT = Context("here", {"default": DEFAULT, "batch": BATCH})
+HERE = "here"
 ALL_OTHER = GroupKey(OTHER, OTHER, OTHER)
 
 
 def settled(*given_: Facts) -> list[Settled]:
-    return [settle(each, CONTEXT) for each in given_]
+    return [settle(each, HERE) for each in given_]
 
 
 # ---------------------------------------------------------------- sums

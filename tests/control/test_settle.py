@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control.record import Record
-from proxy.control.settle import NONE, Context, GroupKey, Settled, settle, settle_unmeasured
+from proxy.control.settle import NONE, GroupKey, Settled, settle, settle_unmeasured
 from proxy.link import ChoiceScore, Facts, Usage
-from tests.control.facts import BATCH, DEFAULT, MS, T0, at, facts, stream, streamed
+from tests.control.facts import MS, T0, at, facts, stream, streamed
 from tests.scoring.oracle import Sequence_, tally
 
-CONTEXT = Context("here", {"default": DEFAULT, "batch": BATCH})
+HERE = "here"
 
 
 def settled(given_: Facts) -> Settled:
-    return settle(given_, CONTEXT)
+    return settle(given_, HERE)
 
 
 def verdict(given_: Facts) -> tuple[str, str, tuple[str, ...]]:
@@ -241,14 +241,15 @@ def test_arrivals_that_are_none_raise_and_can_be_settled_unmeasured() -> None:
         given_ = streamed(stream=held)
         with pytest.raises(ValueError, match=r"arrivals|buffer|reshape"):
             settled(given_)
-        out = settle_unmeasured(given_, CONTEXT, "tap_error")
+        out = settle_unmeasured(given_, HERE, "tap_error")
         assert (out.unmeasured, out.result.value) == ("tap_error", "excluded")
 
 
-def test_a_forgotten_slo_judges_by_the_default_target() -> None:
-    given_ = streamed(at(50), slo="gone")
-    assert verdict(given_) == ("completed", "good", ())
-    assert settled(given_).group == GroupKey("default", "llama", "gone")
+def test_what_was_promised_at_the_start_judges_whatever_the_table_says_now() -> None:
+    assert verdict(streamed(at(50), slo="gone")) == ("completed", "good", ())
+    assert verdict(streamed(at(50), at(151), slo="gone")) == ("completed", "bad", ("fluidity",))
+    assert verdict(streamed(at(50), at(151), slo="gone", target=0.5)) == ("completed", "good", ())
+    assert settled(streamed(at(50), slo="gone")).group == GroupKey("default", "llama", "gone")
 
 
 def test_no_backend_and_no_model_have_a_name_in_the_groups() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.control.settle import Context, settle
+from proxy.control.settle import settle
 from proxy.control.timeline import timeline, trace_line
 from proxy.exporters.tracelog import encode
 from proxy.link import Usage
 from proxy.offline import Overrides, score_line
-from tests.control.facts import DEFAULT, MS, T0, UNIX, Event, at, facts, streamed
+from tests.control.facts import MS, T0, UNIX, Event, at, facts, streamed
 
-CONTEXT = Context("here", {"default": DEFAULT})
+HERE = "here"
 
 
 @st.composite
@@ -39,14 +39,14 @@ def test_a_trace_line_read_back_gives_the_same_score(
     of: dict[str, Any] = {"choices": choices, "finished": finished, "usage": Usage(output=40)}
     given_ = streamed(end_ms=end_ms, of=of, blocked=blocked, choices_asked=3)
     given_.end = "complete" if finished else "truncated"
-    settled = settle(given_, CONTEXT)
+    settled = settle(given_, HERE)
     line = trace_line(settled)
     assert line is not None
     assert score_line(encode(line), Overrides()).score == settled.score
 
 
 def test_t0_by_the_wall_clock_is_that_of_the_last_byte_sent() -> None:
-    line = trace_line(settle(streamed(at(50), end_ms=60), CONTEXT))
+    line = trace_line(settle(streamed(at(50), end_ms=60), HERE))
     assert line is not None
     assert line.t0_unix_ns == UNIX + MS  # the head arrived 1 ms before
     assert line.events == [(50 * MS, 1)]
@@ -55,7 +55,7 @@ def test_t0_by_the_wall_clock_is_that_of_the_last_byte_sent() -> None:
 @given(lanes())
 def test_a_timeline_misses_what_the_score_misses(choices: list[list[Event]]) -> None:
     end_ms = max((event[0] for lane in choices for event in lane), default=0)
-    settled = settle(streamed(end_ms=end_ms, of={"choices": choices}), CONTEXT)
+    settled = settle(streamed(end_ms=end_ms, of={"choices": choices}), HERE)
     shown = timeline(settled)
     if settled.outcome.value != "completed":
         return
@@ -68,6 +68,6 @@ def test_a_timeline_misses_what_the_score_misses(choices: list[list[Event]]) -> 
 
 
 def test_what_was_not_streamed_has_neither() -> None:
-    settled = settle(facts(), CONTEXT)
+    settled = settle(facts(), HERE)
     assert timeline(settled) is None
     assert trace_line(settled) is None
