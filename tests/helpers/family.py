@@ -42,6 +42,11 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, sig
             os._exit(0)
     signal.signal(number, act)
 select = selectors.DefaultSelector()
+wake, woken = socket.socketpair()  # a signal just before select() must not wait for the next connection
+wake.setblocking(False)
+woken.setblocking(False)
+signal.set_wakeup_fd(wake.fileno())
+select.register(woken, selectors.EVENT_READ)
 for fd in fds:
     listener = socket.socket(fileno=fd)
     listener.setblocking(False)
@@ -53,10 +58,13 @@ blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, []
 write(event="start", session=os.getsid(0), blocked=blocked)
 while True:
     for key, _ in select.select():
+        if key.fileobj is woken:
+            woken.recv(100)
+            continue
         try:
             with key.fileobj.accept()[0] as peer:
                 peer.sendall(json.dumps(me).encode())
-        except BlockingIOError:
+        except OSError:  # another took it, or the peer is gone
             pass
 """
 
