@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.link import Table
 
@@ -16,6 +20,29 @@ if TYPE_CHECKING:
     from proxy.relay.worker import Worker
 
 _BACKLOG: Final = 8192
+#: What ``downstream.py`` takes from uvicorn beside its public face.
+_SEAMS: Final = (
+    "connection_made",
+    "pause_writing",
+    "resume_writing",
+    "_start_asgi_task",
+    "_unset_keepalive_if_required",
+)
+_CYCLE: Final = frozenset(
+    "scope transport flow logger access_logger access_log default_headers message_event "
+    "expect_100_continue keep_alive on_response".split()
+)
+
+
+def check_seams() -> None:
+    """Refuse to start on a uvicorn whose inside is another one than it was written for: ``RuntimeError``."""
+    missing = [name for name in _SEAMS if not hasattr(HttpToolsProtocol, name)]
+    missing += sorted(_CYCLE ^ (inspect.signature(RequestResponseCycle).parameters.keys()))
+    if missing:
+        raise RuntimeError(
+            f"uvicorn {uvicorn.__version__} is built differently ({', '.join(missing)}): "
+            "install the one that Legato pins, pip install 'uvicorn[standard]~=0.54.0'"
+        )
 
 
 class Listeners:

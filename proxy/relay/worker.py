@@ -33,7 +33,7 @@ from proxy.relay.facts import facts_of, facts_of_refused
 from proxy.relay.ids import Ids
 from proxy.relay.lag import LoopLag
 from proxy.relay.linkclient import LinkClient
-from proxy.relay.listener import Listeners
+from proxy.relay.listener import Listeners, check_seams
 from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
@@ -300,6 +300,10 @@ def main() -> None:
         format=f"legato worker {args.id}: %(levelname)s: %(message)s",
     )
     die_with_parent(signal.SIGTERM)
+    try:
+        check_seams()
+    except RuntimeError as error:
+        sys.exit(f"legato worker {args.id}: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(serve(args.id, args.listen_fd, args.link))
 
