@@ -29,8 +29,19 @@ _SEAMS: Final = (
     "_unset_keepalive_if_required",
 )
 _CYCLE: Final = frozenset(
-    "scope transport flow logger access_logger access_log default_headers message_event "
-    "expect_100_continue keep_alive on_response".split()
+    [
+        "scope",
+        "transport",
+        "flow",
+        "logger",
+        "access_logger",
+        "access_log",
+        "default_headers",
+        "message_event",
+        "expect_100_continue",
+        "keep_alive",
+        "on_response",
+    ]
 )
 
 
