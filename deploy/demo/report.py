@@ -78,7 +78,7 @@ def live(
     return Group(table, Text(scenario.note, style="yellow"))
 
 
-_NO_SHARE = ProxyView(None, None, None, 0, 0)
+_NO_SHARE = ProxyView(None, None, None, {}, {})
 
 
 def _table(scenario: Scenario, title: str) -> Table:
@@ -175,13 +175,27 @@ def accounts(scenario: Scenario, progress: Mapping[str, Progress], view: View) -
             wrong.append(
                 f"{arm.name}: {sent.done} requests were answered, Legato booked {seen.outcomes or 'none'}"
             )
-        elif seen.tokens != sent.tokens:
+        elif seen.tokens != sent.tokens and not view.proxy.unmeasured:
             wrong.append(
                 f"{arm.name}: the engine reported {sent.tokens:,} tokens, Legato counted {seen.tokens:,}"
             )
-    if view.proxy.dropped or view.proxy.unmeasured:
-        wrong.append(f"Legato dropped {view.proxy.dropped} and did not measure {view.proxy.unmeasured}")
+    for what, count in view.proxy.dropped.items():
+        wrong.append(f"Legato dropped {count} ({what})")
+    for reason, count in view.proxy.unmeasured.items():
+        if reason != "shed":
+            wrong.append(f"Legato did not measure {count} streams ({reason})")
     return wrong
+
+
+def notes(view: View) -> list[str]:
+    """What limits the numbers without being a failure."""
+    shed = view.proxy.unmeasured.get("shed", 0)
+    if not shed:
+        return []
+    return [
+        f"{shed} streams were passed on but not scored: this machine is so busy that Legato shed measuring"
+        " rather than delay them. The numbers above lack them: run it again on a quieter machine."
+    ]
 
 
 def own_share(view: View) -> str:
@@ -262,6 +276,7 @@ def closing(
         agrees = "This run shows the same." if found.shown else "This run does not show that."
         parts.append(Text(f"{METRON} {agrees}"))
     parts.append(Text(own_share(view), style="dim"))
+    parts += [Text(f"note: {note}", style="yellow") for note in notes(view)]
     parts += [Text(f"failed: {problem}", style="bold red") for problem in problems]
     hint = Text.assemble(
         ("next: ", "bold"), ("legato serve --upstream URL", "bold cyan"), "  in front of your own server"

@@ -40,8 +40,8 @@ class ProxyView:
     forward_p50: float | None
     forward_p99: float | None
     loop_lag_p99: float | None
-    dropped: int
-    unmeasured: int
+    dropped: dict[str, int]  # what -> how many, only what is not 0
+    unmeasured: dict[str, int]  # streams by reason, only what is not 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def read_summary(data: dict[str, Any]) -> View:
             forward_p50=share["forward"]["p50_s"],
             forward_p99=share["forward"]["p99_s"],
             loop_lag_p99=share["event_loop_lag"]["p99_s"],
-            dropped=sum(share["dropped"].values()),
-            unmeasured=sum(share["unmeasured"].values()),
+            dropped={what: count for what, count in share["dropped"].items() if count},
+            unmeasured={reason: count for reason, count in share["unmeasured"].items() if count},
         ),
     )
 

@@ -51,14 +51,14 @@ def group(
     }
 
 
-def summary(*groups: dict[str, Any], dropped: int = 0) -> View:
+def summary(*groups: dict[str, Any], dropped: int = 0, **unmeasured: int) -> View:
     """A summary with these groups."""
     delay = {"count": 9, "p50_s": 0.000016, "p99_s": 0.000262, "p999_s": 0.001, "sum_s": 0.1}
     share = {
         "forward": delay,
         "event_loop_lag": delay,
         "dropped": {"facts": dropped},
-        "unmeasured": {"tap_error": 0},
+        "unmeasured": {"tap_error": 0, **unmeasured},
     }
     return read_summary({"groups": list(groups), "proxy": share})
 
@@ -142,7 +142,18 @@ def test_accounts_name_failures_missing_requests_other_counts_and_lost_records()
     fewer = summary(STALLING, SMOOTH | {"output_tokens": 24_055})
     assert "Legato counted 24,055" in report.accounts(SCENARIO, complete(), fewer)[0]
     lossy = summary(STALLING, SMOOTH, dropped=2)
-    assert "dropped 2" in report.accounts(SCENARIO, complete(), lossy)[0]
+    assert "dropped 2 (facts)" in report.accounts(SCENARIO, complete(), lossy)[0]
+    faulty = summary(STALLING, SMOOTH, tap_error=2)
+    assert "2 streams (tap_error)" in report.accounts(SCENARIO, complete(), faulty)[0]
+
+
+def test_measuring_that_was_shed_is_a_note_and_not_a_failure() -> None:
+    busy = summary(STALLING, SMOOTH | {"output_tokens": 24_000}, shed=2)
+    assert report.accounts(SCENARIO, complete(), busy) == []
+    assert "note: 2 streams were passed on but not scored" in text_of(
+        report.closing(SCENARIO, busy, None, [], 100), 100
+    )
+    assert report.notes(BOTH) == []
 
 
 # ---------------------------------------------------------------- on the screen
