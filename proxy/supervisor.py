@@ -134,9 +134,17 @@ class Child:
 class Supervisor:
     """``run()`` until everything has ended; returns the exit status."""
 
-    def __init__(self, control: Child, workers: list[Child], drain_delay_ns: int, drain_ns: int) -> None:
+    def __init__(
+        self,
+        control: Child,
+        workers: list[Child],
+        data: list[socket.socket],
+        drain_delay_ns: int,
+        drain_ns: int,
+    ) -> None:
         self._control = control
         self._workers = workers
+        self._data = data
         self._drain_delay_ns = drain_delay_ns
         self._drain_ns = drain_ns
         self._phase = "run"  # run -> drain -> cut -> last
@@ -195,6 +203,13 @@ class Supervisor:
         for worker in self._workers:
             worker.start_at_ns = None
             worker.send(number)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """Give our copies of the data sockets up: when the workers have closed theirs, connections are
+        refused instead of left waiting for nobody."""
+        for sock in self._data:
+            sock.close()
 
     def _cut(self, now_ns: int) -> None:
         """End at once: streams are cut, and still reported."""
@@ -205,6 +220,7 @@ class Supervisor:
             for worker in self._workers:
                 worker.start_at_ns = None
                 worker.send(signal.SIGQUIT)
+            self._stop_listening()
 
     def _reap(self, now_ns: int) -> None:
         while True:
@@ -330,13 +346,16 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     bind = boot["bind"]
     sockets: list[socket.socket] = []
+    paths: list[str] = []
     folder = None
     try:
         data, admin = _bind(bind)
         sockets += [*data, admin]
+        paths += [path for sock in sockets if isinstance(path := sock.getsockname(), str)]
         folder = make_private_folder()
         link = listen_unix(os.path.join(folder, "link"))
         sockets.append(link)
+        paths.append(link.getsockname())
         _greet(bind, data, admin)
         text = json.dumps(boot)
         fds = [sock.fileno() for sock in data]
@@ -349,21 +368,20 @@ def run(
             for number in range(bind["workers"])
         ]
         drains = (int(bind["drain_delay_s"] * _S), int(bind["drain_s"] * _S))
-        return Supervisor(controller, workers, *drains).run()
+        return Supervisor(controller, workers, data, *drains).run()
     except CannotListen as error:
         say(str(error))
         return 1
     finally:
-        _clean(sockets, folder)
+        _clean(sockets, paths, folder)
 
 
-def _clean(sockets: list[socket.socket], folder: str | None) -> None:
+def _clean(sockets: list[socket.socket], paths: list[str], folder: str | None) -> None:
     for sock in sockets:
-        name = sock.getsockname()
         sock.close()
-        if isinstance(name, str) and name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
     if folder is not None:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
