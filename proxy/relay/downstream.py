@@ -66,7 +66,6 @@ class ClientProtocol(HttpToolsProtocol):
         self._refused: str | None = None
         self._discarding = False
         self._discarded = 0
-        self._upgrade = False
         self._last_ns = 0
         self._timing_head = False  # the timer runs against an unfinished request
         self._reset_at_drain = False

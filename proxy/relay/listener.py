@@ -29,7 +29,7 @@ _SEAMS: Final = (
     "_unset_keepalive_if_required",
 )
 _CYCLE: Final = frozenset(
-    [
+    (
         "scope",
         "transport",
         "flow",
@@ -41,7 +41,7 @@ _CYCLE: Final = frozenset(
         "expect_100_continue",
         "keep_alive",
         "on_response",
-    ]
+    )
 )
 
 
