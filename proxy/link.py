@@ -161,6 +161,7 @@ class ChoiceScore(Struct, frozen=True, array_like=True):
     worst_late_ns: int = 0
     worst_missed: int = 0
     longest_gap_ns: int = 0  # between two arrivals; 0 unless arrivals were thinned (the arrivals tell it)
+    finished: bool = False  # its finish reason went by: a cut after that finds nothing owed
 
 
 class Stream(Struct, array_like=True):

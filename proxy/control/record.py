@@ -84,7 +84,7 @@ class Record(Struct, frozen=True, kw_only=True):
     suspect: bool
     prompt_tokens: int
     cached_tokens: int | None
-    prompt_tokens_source: Annotated[str, Meta(description="usage | estimate")]
+    prompt_tokens_source: Annotated[str, Meta(description="usage | estimated")]
     output_tokens: int | None
     tokens_observed: int | None
     tokens_reported: int | None
@@ -174,6 +174,8 @@ class TraceLine(Struct, frozen=True, kw_only=True):
     marks: list[tuple[int | str | None, ...]]  # scoring.lanes.Mark
     thinned: bool
     censored: bool
+    #: Per choice, where the end was a cut: its finish reason had gone by, nothing more was owed.
+    finished: list[bool] | msgspec.UnsetType = msgspec.UNSET
 
 
 def seconds(duration_ns: int | float) -> float:

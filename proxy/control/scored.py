@@ -72,7 +72,7 @@ def _exact(
         stall = Stall(choice.worst_at_ns, choice.worst_late_ns, choice.worst_missed, index, None)
         if stall.late_ns > (0 if worst is None else worst.late_ns):
             worst = stall
-        over_ns = 0 if cut_ns is None else cut_ns - choice.due_ns
+        over_ns = 0 if cut_ns is None or choice.finished else cut_ns - choice.due_ns
         if over_ns > 0:
             missed += over_ns // tbt_ns + 1
             late_ns += over_ns

@@ -87,6 +87,7 @@ def trace_line(settled: Settled) -> TraceLine | None:
         marks=_marks(settled, choices),
         thinned=settled.thinned,
         censored=settled.censored,
+        finished=[choice.finished for choice in choices] if settled.censored else msgspec.UNSET,
     )
 
 

@@ -88,23 +88,27 @@ def visible_tokens(stream: Stream) -> int | None:
 def count(stream: Stream) -> Counted:
     """Tokens per event of a stream, with their source."""
     parts = [unpack(packed) for packed in stream.choices]
+    counted = [tokens for _, tokens, _ in parts]
     source = stream.tokens_source
     visible = visible_tokens(stream)
     if source != "events" or visible is None or not parts or stream.thinned:  # thinned: scored online
-        choices = tuple(Choice(at_ns, tokens) for at_ns, tokens, _ in parts)
-        return Counted(choices, stream.tokens, stream.usage.output, source)
-    counted = [tokens for _, tokens, _ in parts]
+        return Counted(_choices(stream, parts, counted), stream.tokens, stream.usage.output, source)
     have = sum(int(tokens.sum()) for tokens in counted)
-    size = sum(int(content.sum()) for _, _, content in parts)
     extra = visible - have
-    if extra < 0 or extra > max(
-        size, have
-    ):  # more tokens than bytes, or fewer than events: not of these events
-        choices = tuple(Choice(at_ns, tokens) for at_ns, tokens, _ in parts)
-        return Counted(choices, stream.tokens, stream.usage.output, "events")
+    if extra < 0 or extra > have:
+        # Fewer than there were events, or more than twice as many: hidden tokens, most likely.  Spread over
+        # these events they would fill every gap and make a stall vanish; so the events stand.
+        return Counted(_choices(stream, parts, counted), stream.tokens, stream.usage.output, "events")
     if extra:
         added = spread(extra, np.concatenate([content for _, _, content in parts]))
         edges = np.cumsum([len(tokens) for tokens in counted])[:-1]
         counted = [tokens + more for tokens, more in zip(counted, np.split(added, edges), strict=True)]
-    choices = tuple(Choice(part[0], tokens) for part, tokens in zip(parts, counted, strict=True))
-    return Counted(choices, stream.tokens, stream.usage.output, "events+usage")
+    return Counted(_choices(stream, parts, counted), stream.tokens, stream.usage.output, "events+usage")
+
+
+def _choices(
+    stream: Stream, parts: list[tuple[Int64s, Int64s, Int64s]], tokens: list[Int64s]
+) -> tuple[Choice, ...]:
+    """Stamps and tokens as they are scored, and which choices owe nothing more at a cut."""
+    finished = [score.finished for score in stream.scores] or [False] * len(parts)
+    return tuple(Choice(part[0], n, done) for part, n, done in zip(parts, tokens, finished, strict=True))

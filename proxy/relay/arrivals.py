@@ -150,7 +150,14 @@ class Track:
         if self.thinned:
             self._note_gaps()
         return ChoiceScore(
-            self.tokens, self.late, self.missed, self.late_ns, self.due_ns, *self._worst, self._longest_gap_ns
+            self.tokens,
+            self.late,
+            self.missed,
+            self.late_ns,
+            self.due_ns,
+            *self._worst,
+            self._longest_gap_ns,
+            self.finish is not None,
         )
 
 

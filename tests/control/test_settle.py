@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.control.record import Record
 from proxy.control.settle import NONE, GroupKey, Settled, settle, settle_unmeasured
+from proxy.control.timeline import trace_line
 from proxy.link import ChoiceScore, Facts, Usage
 from tests.control.facts import MS, T0, at, facts, stream, streamed
 from tests.scoring.oracle import Sequence_, tally
@@ -104,6 +105,17 @@ def test_several_choices_add_up_and_one_that_never_began_owes_its_tokens() -> No
     assert settled(cut).record.missed == 1  # choice 1 was due at 100
 
 
+def test_a_choice_that_had_finished_owes_nothing_at_the_cut() -> None:
+    done = ChoiceScore(1, 0, 0, 0, due_ns=150 * MS, finished=True)
+    going_on = ChoiceScore(2, 0, 0, 0, due_ns=200 * MS)
+    of = {"choices": [[at(90)], [at(95), at(130)]], "scores": (done, going_on), "finished": False}
+    cut = streamed(end_ms=410, end="truncated", of=of, choices_asked=2)
+    assert settled(cut).record.missed == 5  # of the second alone: due at 200, 250, 300, 350, 400
+    line = trace_line(settled(cut))
+    assert line is not None
+    assert line.finished == [True, False]
+
+
 @given(
     gaps=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 4)), max_size=30),
     extra_ms=st.integers(0, 300),
@@ -159,13 +171,13 @@ def test_thinned_streams_are_scored_by_what_was_kept_online() -> None:
 
 
 def test_the_servers_count_is_spread_over_the_events_by_their_size() -> None:
-    of = {"usage": Usage(prompt=7, output=8, cached=3)}
+    of = {"usage": Usage(prompt=7, output=6, cached=3)}
     out = settled(streamed(at(50, 1, 4), at(60, 1, 12), at(70, 1, 4), end_ms=80, of=of))
     assert out.counted is not None
-    assert out.counted.choices[0].tokens.tolist() == [2, 4, 2]
+    assert out.counted.choices[0].tokens.tolist() == [1, 3, 2]
     record = out.record
-    assert (record.tokens_source, record.output_tokens, record.tokens_observed) == ("events+usage", 8, 3)
-    assert (record.tokens_reported, record.met, record.events) == (8, 8, 3)
+    assert (record.tokens_source, record.output_tokens, record.tokens_observed) == ("events+usage", 6, 3)
+    assert (record.tokens_reported, record.met, record.events) == (6, 6, 3)
     assert (record.prompt_tokens, record.prompt_tokens_source, record.cached_tokens) == (7, "usage", 3)
 
 
@@ -177,7 +189,17 @@ def test_hidden_reasoning_is_not_spread_over_what_was_seen() -> None:
     assert (out.record.tokens_source, out.record.output_tokens) == ("events+usage", 1_002)
 
 
-@pytest.mark.parametrize("reported", [1, 10_000_000])
+def test_hidden_tokens_do_not_make_a_stall_vanish() -> None:
+    events = [at(500 * (n + 1), 1, 30) for n in range(100)]
+    of = {"usage": Usage(output=2_100)}
+    out = settled(streamed(*events, end_ms=50_100, of=of))
+    assert out.record.tokens_source == "events"
+    assert out.score is not None
+    assert out.score.fluidity is not None
+    assert out.score.fluidity < 0.01
+
+
+@pytest.mark.parametrize("reported", [1, 5, 10_000_000])
 def test_a_count_that_cannot_be_of_these_events_is_shown_and_not_used(reported: int) -> None:
     out = settled(streamed(at(50), at(60), end_ms=70, of={"usage": Usage(output=reported)})).record
     assert (out.tokens_source, out.tokens_reported, out.met) == ("events", reported, 2)
