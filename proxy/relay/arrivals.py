@@ -5,11 +5,12 @@ Arrivals are pairs ``at_ns, meta`` in one ``array('q')`` (16 bytes an event), th
 the next token: with n tokens so far it is ``peak + n * tbt``, so "late" is ``at > due``; a late token
 starts the deadlines afresh from itself.
 
-The number of arrivals is capped.  At the cap neighbours are merged two by two, but for the first: the
-pair's tokens and bytes are added up and stand at the *later* stamp, so that no token is ever shown earlier
-than it came. Merging still can hide a record of the running maximum behind its neighbour, so no rule keeps
-the score: the exact one, kept here, travels beside the arrivals (``link.ChoiceScore``), and the longest
-gap is taken before its neighbours are merged.
+The number of arrivals is capped.  At the cap neighbours are merged two by two, a segment at a time (the
+streams beside this one must not wait for it), but for the first: the pair's tokens and bytes are added up
+and stand at the *later* stamp, so that no token is ever shown earlier than it came.  Merging still can
+hide a record of the running maximum behind its neighbour, so no rule keeps the score: the exact one, kept
+here, travels beside the arrivals (``link.ChoiceScore``), and the longest gap is taken before its
+neighbours are merged.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 from proxy.link import META_TOKENS_BITS, META_TOKENS_MAX, ChoiceScore
 
 _LEAST_CAP: Final = 8
+_STEP: Final = 500
 _SIZE_MAX: Final = 1 << 24  # of one event, beyond the framing's own bound: sums of them fit for ever
 
 
@@ -35,11 +37,13 @@ class Track:
     __slots__ = (
         "_arrivals",
         "_cap",
+        "_cursor",
         "_events_before",
         "_extra_tokens",
-        "_fresh",
         "_longest_gap_ns",
+        "_raw_from",
         "_refill",
+        "_step",
         "_worst",
         "append",
         "due_ns",
@@ -62,7 +66,9 @@ class Track:
         self.room = self._refill = self._cap
         self._events_before = 0  # events up to the last thinning
         self._extra_tokens = 0  # tokens beyond one per event
-        self._fresh = 0  # where in the array unmerged stamps begin
+        self._step = min((self._cap - 1) // 4, _STEP)  # pairs merged at once
+        self._cursor = 2  # where in the array the next merging goes on; the first event stays as it is
+        self._raw_from = 2  # where unmerged stamps begin
         self.late = 0
         self.missed = 0
         self.late_ns = 0
@@ -115,27 +121,43 @@ class Track:
         return self.missed + (over // self.tbt_ns + 1 if over > 0 else 0)
 
     def thin(self) -> None:
-        """Merge neighbours two by two in one sweep over the array, in C (some 0.5 ms for 20,000 events)."""
+        """Merge the neighbours of one segment two by two, in C: some 0.1 ms, whatever the cap."""
         kept = self._arrivals
-        self._note_gaps()
-        first, body = kept[:2], kept[2:]
-        pairs = len(body) // 4
+        begin, pairs = self._segment()
+        end = begin + 4 * pairs
+        raw = begin >= self._raw_from
+        if raw:
+            self._note_gaps(end)
+        segment = kept[begin:end]
         merged = array("q", bytes(16 * pairs))
-        merged[0::2] = body[2 : 4 * pairs : 4]
+        merged[0::2] = segment[2::4]
         # While all tokens together fit into a meta's bits, so does every pair's sum.
         add_metas = add if self.tokens <= META_TOKENS_MAX else _add_metas
-        merged[1::2] = array("q", map(add_metas, body[1 : 4 * pairs : 4], body[3 : 4 * pairs : 4]))
-        kept[:] = first + merged + body[4 * pairs :]  # in place: ``append`` stays bound to it
+        merged[1::2] = array("q", map(add_metas, segment[1::4], segment[3::4]))
+        kept[begin:end] = merged  # in place: ``append`` stays bound to it
         self._events_before += self._refill
-        self._refill = self.room = max(self._cap - len(kept) // 2, 1)
-        self._fresh = len(kept) - 2
+        self._refill = self.room = self._cap - len(kept) // 2
+        self._cursor = begin + 2 * pairs
+        self._raw_from = self._cursor if raw else self._raw_from - 2 * pairs
         self.thinned = True
 
-    def _note_gaps(self) -> None:
-        """Remember the longest gap among stamps that no merging has touched yet."""
-        stamps = self._arrivals[self._fresh :: 2]
+    def _segment(self) -> tuple[int, int]:
+        """Where to merge next (an index, and a number of pairs): a sweep over what was merged already, then
+        one over what came since, and again from the second event; never across the border of the two."""
+        step, most = self._step, (0, 0)
+        for begin in (self._cursor, self._raw_from, 2):
+            end = self._raw_from if begin < self._raw_from else len(self._arrivals)
+            pairs = min((end - begin) // 4, step)
+            if pairs == step:
+                return begin, pairs
+            most = max(most, (pairs, begin))
+        return most[1], most[0]
+
+    def _note_gaps(self, end: int) -> None:
+        """Remember the longest gap that ends in the unmerged stamps up to ``end``."""
+        stamps = self._arrivals[max(self._raw_from - 2, 0) : end : 2]
         if len(stamps) > 1:
-            self._longest_gap_ns = max(self._longest_gap_ns, max(map(sub, stamps[1:], stamps[:-1])))
+            self._longest_gap_ns = max(self._longest_gap_ns, max(map(sub, stamps[1:], stamps)))
 
     def packed(self) -> bytes:
         """The arrivals, little-endian."""
@@ -148,7 +170,7 @@ class Track:
     def score(self) -> ChoiceScore:
         """What was kept online, exact."""
         if self.thinned:
-            self._note_gaps()
+            self._note_gaps(len(self._arrivals))
         return ChoiceScore(
             self.tokens,
             self.late,

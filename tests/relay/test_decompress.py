@@ -104,6 +104,16 @@ def test_a_bomb_in_one_piece_stops_at_the_bound() -> None:
         opened(b"gzip").feed(bomb(FEED_LIMIT // 1024 // 1024 + 1))
 
 
+def test_one_piece_never_becomes_more_than_the_bound_however_honest_it_is() -> None:
+    """The ratio is harmless; the time and the memory that one piece may take are not."""
+    data = b"".join(b"%08d" % number for number in range(FEED_LIMIT // 8 + 1))
+    packed = gzip.compress(data)
+    assert len(data) < 10 * len(packed)
+    with pytest.raises(Bomb):
+        opened(b"gzip").feed(packed)
+    assert inflate(b"gzip", [packed[: len(packed) // 2], packed[len(packed) // 2 :]]) == data
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(100, 5000))
 def test_a_bomb_in_small_pieces_stops_by_its_ratio(size: int) -> None:

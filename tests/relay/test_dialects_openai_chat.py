@@ -107,6 +107,22 @@ def test_an_event_with_reasoning_and_answer_is_one_event_of_both_kinds() -> None
     assert sizes(stream) == [[3]]
 
 
+@pytest.mark.parametrize(
+    ("more", "stamp"),
+    [
+        ({"tool_calls": [{"function": {"arguments": "{"}}]}, "first_tool_ns"),
+        ({"function_call": {"arguments": "{"}}, "first_tool_ns"),
+        ({"reasoning": "Hm"}, "first_reasoning_ns"),
+        ({"reasoning_content": "Hm"}, "first_reasoning_ns"),
+    ],
+)
+def test_text_with_more_beside_it_is_seen_whole_among_plain_events(more: dict[str, Any], stamp: str) -> None:
+    stream = tapped(chat("a"), chat("b"), chat("c", **more), chat("d"))
+    assert stream.tokens == 4
+    assert getattr(stream, stamp) == 30_000_000
+    assert sizes(stream)[0][2] > 1
+
+
 def test_sizes_are_bytes_of_utf8() -> None:
     lone = b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}\n\n'
     stream = tapped(
@@ -216,6 +232,8 @@ def test_usage_that_stands_still_is_not_running() -> None:
     stuck = tapped(one("a", **usage(1)), *[one("a", **usage(1))] * 20, END)
     assert stuck.tokens >= 13
     assert stuck.tokens_source == "events"
+    late = tapped(*[one("a", **usage(1))] * 12, one("a", **usage(40)), one("a", **usage(60)))
+    assert [tokens for _, tokens in arrivals(late)[0]][-2:] == [1, 1]  # given up for good
 
 
 def test_hidden_reasoning_buys_no_slack() -> None:

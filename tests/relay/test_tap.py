@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import time
 import zlib
 
@@ -166,6 +168,13 @@ def test_a_plain_stream_takes_the_fast_way(line_end: bytes, monkeypatch: pytest.
         tap.feed(plain, at * MS)
     assert tap.faults == 0
     assert tap.tokens == 49
+
+
+def test_a_data_process_pays_for_no_more_than_it_needs() -> None:
+    """numpy and pydantic cost memory in every worker; neither comes in with the tap."""
+    code = "import sys, proxy.relay.tap; print(sorted({'numpy', 'pydantic', 'fastapi'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 # ---------------------------------------------------------------- never into the relay
