@@ -329,6 +329,11 @@ def test_an_answer_is_whole_when_every_choice_has_its_finish_reason() -> None:
     assert tap.finished
 
 
+def test_each_choices_score_says_whether_it_is_finished() -> None:
+    stream = tapped(chat("a"), chat("b", index=1), END, choices=2)
+    assert [score.finished for score in stream.scores] == [True, False]
+
+
 def test_a_server_that_ignores_n_is_whole_at_the_clean_end() -> None:
     tap = opened(choices=2)
     tap.feed(chat("a") + END, 1)
