@@ -156,7 +156,7 @@ class NullTap:
 
     def to_stream(self) -> Stream:
         """Nothing was seen."""
-        return Stream("generic", finished=self.finished)
+        return Stream("generic", finished=self.finished, unmeasured=self.unmeasured)
 
     def overdue_ns(self, now_ns: int) -> int:
         """No token is due."""

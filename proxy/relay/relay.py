@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from proxy.relay.call import read_call
 from proxy.relay.exchange import Exchange
 from proxy.relay.forward import target_path
+from proxy.tasks import report
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client
@@ -37,10 +38,10 @@ class Relay:
         worker.exchanges.add(exchange)
         try:
             await exchange.run()
-        except Exception:
+        except Exception as error:
             exchange.abandon("self")
             worker.count("relay_error")
-            raise
+            report("a request", error)
         finally:
             client.listener = None
             worker.exchanges.discard(exchange)

@@ -276,14 +276,22 @@ class StreamTap:
 
     def overdue_ns(self, now_ns: int) -> int:
         """How long the token that is most overdue is; 0 or less: none is."""
-        return max((track.overdue_ns(now_ns - self.t0_ns) for track in self._awaited()), default=0)
+        try:
+            return max((track.overdue_ns(now_ns - self.t0_ns) for track in self._awaited()), default=0)
+        except Exception:
+            self._fault()
+            return 0
 
     def missed_by(self, now_ns: int) -> int:
         """Deadlines missed so far, with those that have passed for tokens still awaited."""
-        missed = sum(
-            track.missed for track in self._tracks.values() if track.finish is not None or self._ended()
-        )
-        return missed + sum(track.missed_by(now_ns - self.t0_ns) for track in self._awaited())
+        try:
+            ended = self._ended()
+            done = [track for track in self._tracks.values() if ended or track.finish is not None]
+            missed = sum(track.missed for track in done)
+            return missed + sum(track.missed_by(now_ns - self.t0_ns) for track in self._awaited())
+        except Exception:
+            self._fault()
+            return 0
 
     def _awaited(self) -> list[Track]:
         """The choices from which a token is due.  Of events that nobody understands none is."""

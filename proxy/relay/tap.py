@@ -66,8 +66,24 @@ def open_tap(
     """The tap for a response whose head has come.
 
     ``t0_ns``: the moment from which deadlines count.  ``arrivals_cap``: events kept, over all choices.
-    ``choices``: how many the request asked for.
+    ``choices``: how many the request asked for.  Never raises.
     """
+    try:
+        return _open(path, content_type, content_encoding, (ttft_ns, tbt_ns, t0_ns), arrivals_cap, choices)
+    except Exception:
+        tap = NullTap()
+        tap.faults, tap.unmeasured = 1, "tap_error"
+        return tap
+
+
+def _open(
+    path: str,
+    content_type: bytes,
+    content_encoding: bytes,
+    times_ns: tuple[int, int, int],
+    arrivals_cap: int,
+    choices: int,
+) -> Tap:
     kind = content_type.partition(b";")[0].strip().lower()
     streamed = kind == b"text/event-stream"
     if not streamed and not (kind == b"application/json" or kind.endswith(b"+json")):
@@ -80,6 +96,6 @@ def open_tap(
         reason = "encoding"
     if not streamed:
         return NullTap() if reason is not None else BodyTap(path, inflater)
-    tap = StreamTap(by_path(path), inflater, ttft_ns, tbt_ns, t0_ns, arrivals_cap, choices)
+    tap = StreamTap(by_path(path), inflater, *times_ns, arrivals_cap, choices)
     tap.unmeasured = reason
     return tap

@@ -38,7 +38,7 @@ from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import RouteTable
-from proxy.tasks import spawn
+from proxy.tasks import report, report_from_loop, spawn
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client
@@ -129,10 +129,13 @@ class Worker:
     def ended(self, exchange: Exchange, *, recorded: bool) -> None:
         """An exchange is over: its facts go to the control process."""
         self.forward.fold(exchange.delay_counts, exchange.delay_sum_ns)
+        if recorded:
+            try:
+                self.link.facts(lambda seq: facts_of(exchange, seq))
+            except Exception as error:  # its number is given out: control counts it as lost
+                report("telling the facts", error)
         if exchange.tap is not None and exchange.tap.faults:
             self.dropped["tap_faults"] += exchange.tap.faults
-        if recorded:
-            self.link.facts(lambda seq: facts_of(exchange, seq))
 
     def refused(self, client: Client, status: int, code: str) -> None:
         """A request that never became an exchange: our own 4xx (or 501)."""
@@ -243,6 +246,7 @@ def _rss_bytes() -> int:
 async def serve(number: int, listen_fds: list[int], link_path: str) -> None:
     """Run a worker until it is told to stop."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_from_loop)
     worker = Worker(number, link_path)
     stop = asyncio.Event()
     keeping = spawn(worker.link.keep(), "link")

@@ -22,6 +22,9 @@ from typing import Any
 
 CLASSES = ("Exchange", "Client", "LegatoProtocol", "Connection", "StreamTap", "Track", "Call")
 
+#: The text of injected exceptions, which must not be logged (put together, so that no source line shows it).
+INJECTED = "-".join(("injected", "s3cr3t"))
+
 
 def probed(census: Path | None = None, fault: str = "", at_call: int = 1) -> list[str]:
     """What python runs.  ``fault``: ``package.module:Class.method`` or ``package.module:function``."""
@@ -61,7 +64,7 @@ def _install_fault(where: str, at_call: int) -> None:
         nonlocal calls
         calls += 1
         if calls % at_call == 0:
-            raise RuntimeError("injected: SECRET-in-an-exception")
+            raise RuntimeError(INJECTED)
         return right(*args, **more)
 
     setattr(owner, name, wrong)
