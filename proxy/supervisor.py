@@ -19,7 +19,7 @@ import sys
 
 from proxy.clock import monotonic_ns
 from proxy.listeners import CannotListen, listen, listen_unix, shown
-from proxy.parent import die_with_parent
+from proxy.parent import die_with_parent, step_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,10 +68,13 @@ def say(message: str) -> None:
 class Child:
     """One process that should run: its command, and what became of it so far."""
 
-    def __init__(self, name: str, command: list[str], fds: list[int], death_signal: int) -> None:
+    def __init__(
+        self, name: str, command: list[str], fds: list[int], death_signal: int, *, behind: bool = False
+    ) -> None:
         self.name = name
         self.command = command
         self.fds = fds
+        self.behind = behind  # it has the processor when the others leave it
         self.death_signal = death_signal  # sent by the kernel when the supervisor dies; 0: none
         self.pid = 0  # 0: not running
         self.started_ns = 0
@@ -94,6 +97,8 @@ class Child:
                 die_with_parent(self.death_signal)
                 if os.getppid() != supervisor:
                     os._exit(1)
+            if self.behind:
+                step_back()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_DFL)
             for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -360,9 +365,8 @@ def run(
         text = json.dumps(boot)
         fds = [sock.fileno() for sock in data]
         path = os.path.join(folder, "link")
-        controller = Child(
-            "control", control(text, admin.fileno(), link.fileno()), [admin.fileno(), link.fileno()], 0
-        )
+        fds_of_control = [admin.fileno(), link.fileno()]
+        controller = Child("control", control(text, *fds_of_control), fds_of_control, 0, behind=True)
         workers = [
             Child(f"worker {number}", worker(number, fds, path), fds, signal.SIGTERM)
             for number in range(bind["workers"])

@@ -43,6 +43,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Family]]:
 # ---------------------------------------------------------------- starting
 
 
+def test_the_control_process_stands_behind_the_workers_at_the_processor(
+    start: Callable[..., Family],
+) -> None:
+    family = start().ready()
+    of = {str(event["name"]): int(event["pid"]) for event in family.events(event="start")}
+    control = of.pop("control")
+    assert os.sched_getscheduler(control) == os.SCHED_BATCH
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, control) > mine
+    for worker in of.values():
+        assert os.sched_getscheduler(worker) == os.sched_getscheduler(0)
+        assert os.getpriority(os.PRIO_PROCESS, worker) == mine
+
+
 def test_it_binds_starts_everyone_and_says_what_listens_where(
     start: Callable[..., Family], tmp_path: Path
 ) -> None:
