@@ -186,7 +186,8 @@ def _unmeasured(facts: Facts) -> str | None:
 
 def _settle_stream(facts: Facts, instance: str, unmeasured: str | None) -> Settled:
     stream = facts.stream
-    measured = unmeasured is None
+    # A stream that was watched to its end and held no token is no blind spot: the server failed.
+    measured = unmeasured in (None, "no_tokens")
     outcome = _stream_outcome(facts, stream, measured)
     censored = is_censored(outcome, stream is not None and stream.finished)
     t0_ns = t0_ns_of(facts)

@@ -20,7 +20,7 @@ from proxy.relay import delays
 from proxy.relay.call import Call
 from proxy.relay.forward import upstream_request, with_request_id
 from proxy.relay.headers import ResponseHead
-from proxy.relay.tap import open_tap
+from proxy.relay.tap import Tap, open_tap
 from proxy.tasks import child
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Exchange:
         "head_ns",
         "id",
         "peer",
+        "recorded",
         "sent_ns",
         "status",
         "streamed",
@@ -78,14 +79,17 @@ class Exchange:
         "worker",
     )
 
-    def __init__(self, worker: Worker, client: Client, call: Call, arm: Arm) -> None:
+    def __init__(
+        self, worker: Worker, client: Client, call: Call, arm: Arm, *, recorded: bool = True
+    ) -> None:
         self.worker = worker
         self.client = client
         self.call = call
         self.arm = arm
+        self.recorded = recorded  # else it passes unmeasured, and nobody is told of it
         self.id = worker.ids.new(client.received_unix_ns)
         self.connection: Connection | PullConnection | None = None
-        self.tap: Any = None
+        self.tap: Tap | None = None
         self.end: str | None = None
         self.end_ns = 0
         self.error: str | None = None
@@ -183,7 +187,7 @@ class Exchange:
         self.client.start(head.status, head.reason, fields, head.framing)
         self._raw = self.client.chunked
         self.streamed = head.content_type.startswith(b"text/event-stream")
-        if worker.measuring and not worker.shedding:
+        if worker.measuring and not worker.shedding and self.recorded:
             arm = self.arm
             self.tap = open_tap(
                 path=self.call.path,

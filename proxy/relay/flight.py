@@ -47,7 +47,7 @@ def _slice(todo: Iterator[Exchange], groups: dict[tuple[str, str, str], GroupNow
 
 
 def _add(exchange: Exchange, groups: dict[tuple[str, str, str], GroupNow], now_ns: int) -> None:
-    if exchange.end is not None:
+    if exchange.end is not None or not exchange.recorded:
         return
     arm = exchange.arm
     key = (arm.backend, exchange.call.model or "", arm.slo.name)

@@ -27,13 +27,13 @@ class Relay:
         client: Client = scope["extensions"]["legato.client"]
         worker = self.worker
         path = target_path(client.target)
-        recorded = not worker.routes.excluded(path)
         call = read_call(client.method.decode("ascii"), path, client.fields, client.body)
         arm = worker.routes.choose(call, client.fields)
         if arm is None:
             worker.refused(client, client.refuse("no_backend"), "no_backend")
             return
-        exchange = Exchange(worker, client, call, arm)
+        recorded = not worker.routes.excluded(path)
+        exchange = Exchange(worker, client, call, arm, recorded=recorded)
         client.listener = exchange
         worker.exchanges.add(exchange)
         try:
@@ -47,7 +47,7 @@ class Relay:
             worker.exchanges.discard(exchange)
             if exchange.end is None:
                 exchange.abandon("self")
-            worker.ended(exchange, recorded=recorded)
+            worker.ended(exchange)
 
 
 class DataApp(FastAPI):

@@ -126,10 +126,10 @@ class Worker:
         """Count something that was let go or went wrong (closed list: the catalog's ``what``)."""
         self.dropped[what] += 1
 
-    def ended(self, exchange: Exchange, *, recorded: bool) -> None:
+    def ended(self, exchange: Exchange) -> None:
         """An exchange is over: its facts go to the control process."""
         self.forward.fold(exchange.delay_counts, exchange.delay_sum_ns)
-        if recorded:
+        if exchange.recorded:
             try:
                 self.link.facts(lambda seq: facts_of(exchange, seq))
             except Exception as error:  # its number is given out: control counts it as lost

@@ -96,6 +96,17 @@ def test_a_stream_that_never_began_in_time_is_a_timeout_with_its_misses() -> Non
     assert settled(given_).record.missed == (1_000 - 100) // 50 + 1
 
 
+def test_an_empty_answer_under_200_is_the_servers_failure() -> None:
+    empty = {"choices": (), "events": 0, "tokens": 0, "finished": False, "finish_reason": None}
+    of = empty | {"unmeasured": "no_tokens", "first_event_ns": None}
+    given_ = streamed(end_ms=220, of=of)
+    assert verdict(given_) == ("upstream_error", "bad", ("outcome",))
+    record = settled(given_).record
+    assert (record.unmeasured, record.missed, record.fluidity) == ("no_tokens", 3, 0.0)
+    events = streamed(end_ms=220, of=of | {"dialect": "generic", "finished": True})
+    assert verdict(events) == ("completed", "excluded", ("no_deadlines",))
+
+
 def test_several_choices_add_up_and_one_that_never_began_owes_its_tokens() -> None:
     of = {"choices": [[at(90), at(130)], [at(150)]]}
     out = settled(streamed(end_ms=140, of=of, choices_asked=2)).record
