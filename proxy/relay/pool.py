@@ -67,7 +67,7 @@ class Address:
             self.in_flight -= 1
             self.pool.active -= 1
             connection.busy = False
-        else:
+        elif connection.idle_since_ns > connection.born_ns:  # else its connect was given up
             self.pool.idle -= 1
             if not self._retires(connection):
                 self.shelves[connection.after_chunks].lost(connection, monotonic_ns())
@@ -75,8 +75,10 @@ class Address:
     def take(self, now_ns: int, keep_alive_ns: int) -> Connection | None:
         """An idle connection that is still good."""
         for shelf in self.shelves:
-            connection = shelf.take(now_ns, keep_alive_ns)
-            if connection is not None:
+            while (connection := shelf.take(now_ns, keep_alive_ns)) is not None:
+                if self._retires(connection):
+                    connection.abort()
+                    continue
                 self.pool.idle -= 1
                 self.busy(connection)
                 return connection
