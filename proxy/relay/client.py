@@ -226,6 +226,11 @@ class Client:
 
     # ------------------------------------------------------------------ the request's body
 
+    def hold(self, data: bytes) -> None:
+        """Keep a piece of the body, at the worker's expense."""
+        self.body.append(data)
+        self.protocol.limits.body_room -= len(data)
+
     def drop_body(self) -> None:
         """The body was sent on, or is not wanted any more: its bytes go back to the worker's budget."""
         if self.body:

@@ -225,10 +225,12 @@ class ClientProtocol(HttpToolsProtocol):
         if client.streaming:
             if client.listener is not None:
                 client.listener.on_upload(body)
+            elif not client.response_done:  # its task has not run yet: this goes out with the head
+                client.hold(body)
+                self.flow.pause_reading()
             return
-        client.body.append(body)
+        client.hold(body)
         limits = self.limits
-        limits.body_room -= len(body)
         if client.body_size > limits.body_limit or limits.body_room < 0:
             client.streaming = True
             self._accept(client)
@@ -305,7 +307,9 @@ class ClientProtocol(HttpToolsProtocol):
             self._refuse(self._refused)
         else:
             self._arm(self.limits.client_keepalive_s)
-            if self._ahead:
+            if not self._ahead:
+                self.flow.resume_reading()  # paused by an upload that was complete before it could go on
+            else:
                 data = b"".join(self._ahead)
                 self._ahead.clear()
                 self._ahead_size = 0

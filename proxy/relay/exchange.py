@@ -132,9 +132,8 @@ class Exchange:
                 return
             connection = opened
         self.connection, self.peer = connection, connection.peer
-        streaming = not client.complete
-        connection.send(self, upstream_request(self, pool), client.body, more=streaming)
-        if streaming and not client.gone:
+        connection.send(self, upstream_request(self, pool), client.body, more=not client.complete)
+        if client.streaming and not client.gone:
             client.drop_body()
             client.resume_upload()
         await self._done
@@ -286,8 +285,7 @@ class Exchange:
         if self.connection is not None:
             self.connection.send_body(data)
         else:
-            self.client.body.append(data)  # goes out with the head
-            self.worker.body_room -= len(data)
+            self.client.hold(data)  # goes out with the head
             self.client.pause_upload()
 
     def on_upload_end(self) -> None:

@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         "_bodies",
         "_chunk_over",
         "_dirty",
+        "_draining",
         "_ended",
         "_feed",
         "_fields",
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._bodies: list[bytes] = []
         self._at_chunk = self._chunk_over = self._headed = False
         self._head_size = 0
-        self._head_only = self._interim = self._ended = self._dirty = self._sending = False
+        self._head_only = self._interim = self._ended = self._dirty = self._sending = self._draining = False
         self._upload_chunked = False
 
     # ------------------------------------------------------------------ the exchange's side
@@ -175,13 +176,13 @@ class Connection(asyncio.Protocol):
         """The last byte was handed over: t = 0 now, or when the transport's buffer has drained."""
         assert self.transport is not None
         if pending > SMALL_BODY and self.transport.get_write_buffer_size():
+            self._draining = True
             self.transport.set_write_buffer_limits(high=0)  # resume_writing comes when all is written
-            self._sending = True
             return
         self._sent()
 
     def _sent(self) -> None:
-        self._sending = False
+        self._sending = self._draining = False
         if self.sink is not None:
             self.sink.on_request_sent(monotonic_ns())
 
@@ -294,7 +295,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.sink is None:
             return
-        if self._sending and self.transport is not None and not self.transport.get_write_buffer_size():
+        if self._draining and self.transport is not None and not self.transport.get_write_buffer_size():
             self.transport.set_write_buffer_limits()
             self._sent()
         self.sink.on_upload_room(True)
