@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,9 @@ def demo(
     no_live: Annotated[
         bool, typer.Option("--no-live", help="No redrawn table: a line now and then, as in a pipe.")
     ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write the closing report to this SVG file too.", metavar="FILE")
+    ] = None,
 ) -> None:
     """Two engines behind one Legato: see which of them stutters, and what the fluidity-index says.
 
@@ -41,7 +45,7 @@ def demo(
     console = Console()
     scenario = _real(console, seed, seconds / 2) if real else _simulated(seed, seconds)
     try:
-        status = asyncio.run(_main(scenario, console, redraw=console.is_terminal and not no_live))
+        status = asyncio.run(_main(scenario, console, console.is_terminal and not no_live, picture))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("interrupted: everything that was started has been ended", style="yellow")
         status = _INTERRUPTED
@@ -68,7 +72,7 @@ def _real(console: Console, seed: int, seconds: float) -> Scenario:
     return real(model, seed, seconds)
 
 
-async def _main(scenario: Scenario, console: Console, *, redraw: bool) -> int:
+async def _main(scenario: Scenario, console: Console, redraw: bool, picture: Path | None) -> int:
     """Run it; a SIGTERM or SIGHUP ends it as Ctrl-C does."""
     import asyncio
     import signal
@@ -81,7 +85,7 @@ async def _main(scenario: Scenario, console: Console, *, redraw: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
-        return await run(scenario, console, redraw=redraw)
+        return await run(scenario, console, redraw=redraw, picture=picture)
     except DemoError as error:
         console.print(f"failed: {error}", style="bold red", highlight=False, markup=False)
         return _FAILED

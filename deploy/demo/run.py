@@ -17,6 +17,7 @@ from rich.text import Text
 
 from deploy.demo import client, load, real, report
 from deploy.demo.load import Progress
+from deploy.demo.picture import PICTURE_WIDTH, save
 from deploy.demo.processes import Child, DemoError, Family, free_port
 from deploy.demo.scenario import Scenario
 from deploy.demo.view import RequestView, View, read_request, read_summary
@@ -29,7 +30,7 @@ _LEGATO_START_S = 20.0
 Show = Callable[[View | None, float], None]
 
 
-async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
+async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Path | None = None) -> int:
     """Run it; returns the exit status.  Raises ``DemoError`` if it cannot go on."""
     console.print(Text(f"legato demo: {scenario.title}", style="bold"))
     console.print(Text(scenario.note, style="yellow"))
@@ -52,6 +53,9 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
             request = await _worst(admin_url)
     problems = report.accounts(scenario, progress, view)
     console.print(report.closing(scenario, view, request, problems, min(console.width, 110)), highlight=False)
+    if picture is not None:
+        save(report.closing(scenario, view, request, problems, PICTURE_WIDTH), picture)
+        console.print(f"the report as a picture: {picture}", highlight=False)
     return 1 if problems else 0
 
 
