@@ -63,6 +63,7 @@ class _Keys(Struct):
 
 _body = msgspec.json.Decoder(_Body)
 _keys = msgspec.json.Decoder(_Keys)
+_BASE64: Final = b";base64,"
 _IMAGE: Final = re.compile(rb';base64,[^"\\]*')
 _BIG_KEY: Final = re.compile(rb',\s*"(?:messages|prompt|input|inputs)"\s*:')
 _TAIL_CUT: Final = re.compile(rb'[\]"}]\s*,\s*(?=")')
@@ -140,11 +141,31 @@ def _from_ends(method: str, path: str, body: Sequence[bytes], size: int) -> Call
             end.n if end.n is not None else seen.n,
         )
         break
-    images = sum(len(found) - 8 for piece in body for found in _IMAGE.findall(piece))
-    # A base64 run that spans two pieces is only seen to the end of the first: whole pieces without a
-    # quote are its continuation.
-    images += sum(len(piece) for piece in body[1:] if images and b'"' not in piece)
-    return _call(method, path, seen, max(0, size - images))
+    return _call(method, path, seen, max(0, size - _image_bytes(body)))
+
+
+def _image_bytes(body: Sequence[bytes]) -> int:
+    """Bytes of base64 in the data URLs of a body; a run may go on over any number of its pieces."""
+    count, inside, tail = 0, False, b""
+    for piece in body:
+        at = 0
+        seam = -1 if inside else (tail + piece[: len(_BASE64) - 1]).find(_BASE64)
+        if seam >= 0:
+            inside, at = True, seam + len(_BASE64) - len(tail)
+        while True:
+            if not inside:
+                at = piece.find(_BASE64, at)
+                if at < 0:
+                    break
+                at += len(_BASE64)
+            end = piece.find(b'"', at)
+            inside = end < 0
+            count += (len(piece) if inside else end) - at
+            if inside:
+                break
+            at = end
+        tail = piece[1 - len(_BASE64) :]
+    return count
 
 
 def _join_until(body: Sequence[bytes], size: int, *, from_end: bool = False) -> bytes:
