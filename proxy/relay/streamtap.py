@@ -48,6 +48,7 @@ class StreamTap:
         "_over",
         "_plain",
         "_quick",
+        "_quick_size",
         "_settled",
         "_steady",
         "_strange",
@@ -115,7 +116,7 @@ class StreamTap:
                 body = data.removeprefix(b"data: ").removesuffix(self._tail)
                 if len(data) - len(body) == self._frame and 10 not in body and 13 not in body:
                     try:
-                        size = self._plain(self._decode(body))
+                        size = self._quick_size(body)
                     except BROKEN:
                         size = 0
                     if size:
@@ -212,7 +213,7 @@ class StreamTap:
 
     def _set_dialect(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._decode, self._plain = dialect.decode, dialect.plain
+        self._decode, self._plain, self._quick_size = dialect.decode, dialect.plain, dialect.quick
 
     def _take(self, reading: Reading, at_ns: int) -> None:
         usage = reading.usage

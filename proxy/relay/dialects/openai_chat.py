@@ -7,7 +7,7 @@ name and id, ``prompt_progress`` and events with ``choices: []`` are none.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -17,8 +17,11 @@ from proxy.relay.dialects.base import (
     REASONING,
     REFUSAL,
     TOOL,
+    Empty,
+    NoItems,
     Output,
     Reading,
+    SomeText,
     count,
     loose,
     utf8_size,
@@ -76,12 +79,45 @@ class Chunk(Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(Chunk).decode
 
 
+class _PlainDelta(Struct, gc=False):
+    content: SomeText
+    reasoning_content: Empty = None
+    reasoning: Empty = None
+    refusal: Empty = None
+    tool_calls: NoItems = None
+    function_call: None = None
+
+
+class _PlainChoice(Struct, gc=False):
+    delta: _PlainDelta
+    index: Literal[0] = 0
+    finish_reason: Empty = None
+    logprobs: None = None
+    token_ids: NoItems = None
+
+
+class _PlainChunk(Struct, gc=False):
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    timings: None = None
+    error: None = None
+
+
+_decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
+
+
 class OpenAIChat:
     """See the module."""
 
     name = "openai.chat"
     counted_end = False
     decode = staticmethod(_decode)
+
+    @staticmethod
+    def quick(data: bytes) -> int:
+        """Bytes of content of an event that carries nothing else."""
+        content = _decode_plain(data).choices[0].delta.content
+        return len(content) if content.isascii() else utf8_size(content)
 
     @staticmethod
     def plain(chunk: Chunk) -> int:

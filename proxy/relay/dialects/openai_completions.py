@@ -7,12 +7,24 @@ prompt's, which ``prompt_token_ids`` in the same event number.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from proxy.relay.dialects.base import ANSWER, REASONING, Output, Reading, count, loose, utf8_size, word
+from proxy.relay.dialects.base import (
+    ANSWER,
+    REASONING,
+    Empty,
+    NoItems,
+    Output,
+    Reading,
+    SomeText,
+    count,
+    loose,
+    utf8_size,
+    word,
+)
 from proxy.relay.dialects.openai import (
     Logprobs,
     ReportedUsage,
@@ -49,12 +61,37 @@ class Chunk(Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(Chunk).decode
 
 
+class _PlainChoice(Struct, gc=False):
+    text: SomeText
+    index: Literal[0] = 0
+    reasoning: Empty = None
+    finish_reason: Empty = None
+    logprobs: None = None
+    token_ids: NoItems = None
+
+
+class _PlainChunk(Struct, gc=False):
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    timings: None = None
+    error: None = None
+
+
+_decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
+
+
 class OpenAICompletions:
     """See the module."""
 
     name = "openai.completions"
     counted_end = False
     decode = staticmethod(_decode)
+
+    @staticmethod
+    def quick(data: bytes) -> int:
+        """Bytes of text of an event that carries nothing else."""
+        text = _decode_plain(data).choices[0].text
+        return len(text) if text.isascii() else utf8_size(text)
 
     @staticmethod
     def plain(chunk: Chunk) -> int:
