@@ -33,6 +33,21 @@ SMALL_BODY: Final = 64 * 1024
 #: Bytes of a response's head, the interim ones before it included; beyond it the answer is no HTTP to us.
 HEAD_LIMIT: Final = 256 * 1024
 _BODYLESS: Final = frozenset((204, 304))
+#: Reads this long or longer take the parser's way: they are rarely one chunk, and it costs them nothing.
+_LINES_LIMIT: Final = 8 * 1024
+
+
+def _size_line(length: int) -> bytes:
+    """The size line of the one whole chunk that ``length`` bytes can be, as we write it; empty: none."""
+    for digits in (1, 2, 3, 4):
+        size = length - digits - 4
+        if size > 0 and len(b"%x" % size) == digits:
+            return b"%x\r\n" % size
+    return b""
+
+
+#: By the length of a read: the size line that makes it one whole chunk.
+_LINES: Final = [_size_line(length) for length in range(_LINES_LIMIT)]
 
 
 class Sink(Protocol):
@@ -238,14 +253,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at_ns = self.at_ns = monotonic_ns()
-        if self._at_chunk:
-            end = data.find(b"\r\n", 1, 10)
-            if (
-                0 < end < len(data) - 4
-                and data.startswith(b"%x\r\n" % (len(data) - end - 4))
-                and data.endswith(b"\r\n")
-            ):
-                self.sink.on_chunk(data, end + 2, at_ns)  # type: ignore[union-attr]  # there is one
+        if self._at_chunk and len(data) < _LINES_LIMIT:
+            line = _LINES[len(data)]
+            if line and data.startswith(line) and data.endswith(b"\r\n"):
+                self.sink.on_chunk(data, len(line), at_ns)  # type: ignore[union-attr]  # there is one
                 return
         if self.first_byte_ns is None:
             self.first_byte_ns = at_ns
