@@ -44,8 +44,8 @@ LOADS = (
         "stream",
         "--connections 1000 --events 8 --interval-us 1000000 --spread-ms 2000 --seconds 40",
     ),
-    Load("paced, scraped", "as paced, /metrics read each second", "stream", PACED, scraped=True),
-    Load("saturated, scraped", "as saturated, /metrics read each second", "stream", SATURATED, scraped=True),
+    Load("paced scraped", "as paced, /metrics read each second", "stream", PACED, scraped=True),
+    Load("saturated scraped", "as saturated, /metrics read each second", "stream", SATURATED, scraped=True),
     Load(
         "bodies 100 KB",
         "requests with 100 KB of body on 8 connections",

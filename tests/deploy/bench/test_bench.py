@@ -53,8 +53,8 @@ def test_delays_are_added_over_the_direct_way_of_the_same_round() -> None:
 
 
 def test_a_scraped_load_is_compared_with_the_unscraped_direct_way() -> None:
-    results = Results([*ROWS, row(0, "legato", 55, 10, "paced, scraped")])
-    scraped = Figure("paced, scraped", "p50_us", "delay", "us", added=True)
+    results = Results([*ROWS, row(0, "legato", 55, 10, "paced scraped")])
+    scraped = Figure("paced scraped", "p50_us", "delay", "us", added=True)
     assert results.values(scraped, "legato") == {0: 35.0}
 
 
@@ -89,6 +89,8 @@ def test_every_figure_belongs_to_a_load() -> None:
 
 def test_an_unknown_load_is_named_with_what_there_is() -> None:
     assert [load.name for load in chosen("paced,memory", quick=True)] == ["paced", "memory"]
+    every = [load.name for load in chosen(None, quick=False)]
+    assert [load.name for load in chosen(",".join(every), quick=False)] == every  # each can be asked for
     with pytest.raises(ValueError, match=r"'nope'.*saturated"):
         chosen("nope", quick=False)
 
