@@ -78,12 +78,15 @@ class LogHistogram:
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high < float("inf")):
             raise ValueError(f"values from {low!r} to {high!r}: the histogram takes finite numbers from 0 up")
-        zeros = int((values == 0).sum())
+        zeros = 0 if low > 0 else int((values == 0).sum())
         floats = np.ascontiguousarray(values[values > 0] if zeros else values, dtype=np.float64)
-        indexes = np.clip((floats.view(np.int64) >> _SHIFT) - _BIAS, _FIRST, _LAST)
-        found, counts = np.unique(indexes, return_counts=True)
-        for index, times in zip(found.tolist(), counts.tolist(), strict=True):
-            self._counts[index] = self._counts.get(index, 0) + times
+        if len(floats):
+            indexes = np.clip((floats.view(np.int64) >> _SHIFT) - _BIAS, _FIRST, _LAST)
+            first = int(indexes.min())
+            counts = np.bincount(indexes - first)  # at most as long as there are buckets
+            found = counts.nonzero()[0]
+            for index, times in zip((found + first).tolist(), counts[found].tolist(), strict=True):
+                self._counts[index] = self._counts.get(index, 0) + times
         self.zeros += zeros
         self._extend(low, high, values.sum().item())
 
