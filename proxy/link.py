@@ -55,6 +55,7 @@ class RouteSpec(Struct, frozen=True, omit_defaults=True):
 
     match: Match
     backend: str
+    dialect: str | None = None  # its name; None: told by the path and the first event
 
 
 class SloSpec(Struct, frozen=True, omit_defaults=True):
@@ -189,6 +190,8 @@ class Stream(Struct, array_like=True):
     unmeasured: str | None = None  # closed list: exporters/catalog.py
     scores: tuple[ChoiceScore, ...] = ()  # in the order of ``choices``, by the deadlines that were applied
     broken: int = 0  # events that could not be read, skipped (not output as far as is known)
+    several: bool = False  # some event told more than one token (token ids, logprobs, running usage)
+    reported: tuple[int, ...] = ()  # per choice, in the order of ``choices``: the server's own count, or -1
 
 
 class Facts(Struct, array_like=True):

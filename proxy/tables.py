@@ -11,7 +11,9 @@ def build_table(config: Config, version: int) -> link.Table:
     return link.Table(
         version=version,
         backends=tuple(_backend(name, backend) for name, backend in config.backends.items()),
-        routes=tuple(link.RouteSpec(_match(route.match), route.target) for route in config.routes),
+        routes=tuple(
+            link.RouteSpec(_match(route.match), route.target, route.dialect) for route in config.routes
+        ),
         slos=tuple(_slo(slo) for slo in config.slos),
         timeouts=_timeouts(config),
         exclude=config.exclude,

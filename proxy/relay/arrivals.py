@@ -44,6 +44,7 @@ class Track:
         "_raw_from",
         "_refill",
         "_step",
+        "_text_bytes",
         "_worst",
         "append",
         "due_ns",
@@ -77,6 +78,7 @@ class Track:
         self.thinned = False
         self.pending = 0  # tokens that events without output brought: they are seen with the next output
         self.finish: str | None = None
+        self._text_bytes = 0  # so far, where events repeat all of the text
 
     @property
     def events(self) -> int:
@@ -99,6 +101,12 @@ class Track:
         self.room -= 1
         if not self.room:
             self.thin()
+
+    def growth(self, text_bytes: int) -> int:
+        """How much is new of a text that every event repeats from its beginning."""
+        grown = max(text_bytes - self._text_bytes, 0)
+        self._text_bytes = text_bytes
+        return grown
 
     def late_at(self, at_ns: int) -> None:
         """The token that comes now is late: count the deadlines that passed, let them start afresh."""

@@ -15,24 +15,28 @@ from typing import Final
 
 from proxy.link import Usage
 from proxy.relay.arrivals import Track
-from proxy.relay.dialects.base import EVENTS, LOGPROBS, REASONING, RUNNING_USAGE, TOKEN_IDS, Output
+from proxy.relay.dialects.base import EVENTS, RANKS, REASONING, RUNNING_USAGE, Output
 
-_RANK: Final = {TOKEN_IDS: 3, LOGPROBS: 2, RUNNING_USAGE: 1, EVENTS: 0}
-_SOURCE: Final = {rank: source for source, rank in _RANK.items()}
+_SOURCE: Final = {rank: source for source, rank in RANKS.items()}
 _UNCOUNTED: Final = 4
 _STILL_MAX: Final = 8
 
 
 class Counter:
-    """Counts for one stream.  ``rank``: the least sure way by which any of its tokens was counted."""
+    """Counts for one stream.
 
-    __slots__ = ("_running", "_still", "_streams_reasoning", "rank")
+    ``rank``: the least sure way by which any of its tokens was counted.  ``several``: some event told more
+    than one.
+    """
+
+    __slots__ = ("_running", "_still", "_streams_reasoning", "rank", "several")
 
     def __init__(self) -> None:
         self.rank = _UNCOUNTED
         self._running: bool | None = None  # None: not seen yet; False: given up
         self._still = 0  # outputs in a row for which the usage did not grow
         self._streams_reasoning = False
+        self.several = False
 
     @property
     def source(self) -> str:
@@ -51,8 +55,10 @@ class Counter:
                 tokens, source = growth, RUNNING_USAGE
             else:
                 tokens, source = 1 if output.kind else 0, EVENTS
+        if tokens > 1:
+            self.several = True
         if output.kind:
-            self.rank = min(self.rank, _RANK[source])
+            self.rank = min(self.rank, RANKS[source])
             if not track.tokens and not track.pending:
                 tokens = max(tokens, 1)  # output did come
         return tokens

@@ -20,7 +20,7 @@ from proxy.relay import delays
 from proxy.relay.call import Call
 from proxy.relay.forward import upstream_request, with_request_id
 from proxy.relay.headers import ResponseHead
-from proxy.relay.tap import Tap, open_tap
+from proxy.relay.tap import Tap, is_stream, open_tap
 from proxy.tasks import child
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Exchange:
             fields = with_request_id(self, fields)
         self.client.start(head.status, head.reason, fields, head.framing)
         self._raw = self.client.chunked
-        self.streamed = head.content_type.startswith(b"text/event-stream")
+        self.streamed = is_stream(head.content_type)
         if worker.measuring and not worker.shedding and self.recorded:
             arm = self.arm
             self.tap = open_tap(
@@ -197,6 +197,7 @@ class Exchange:
                 t0_ns=self.sent_ns,
                 arrivals_cap=worker.table.arrivals_cap,
                 choices=self.call.choices,
+                dialect=arm.dialect,
             )
             self._feed = self.tap.feed
         if self._timer is not None:

@@ -27,6 +27,7 @@ class Arm(Struct, frozen=True):
     ttft_ns: int
     tbt_ns: int
     prompt_tokens: int  # estimated
+    dialect: str | None = None  # set by the route
 
 
 class _Rule:
@@ -57,38 +58,39 @@ class RouteTable:
     def __init__(self, table: Table) -> None:
         self.bytes_per_token = table.bytes_per_token
         self._default = table.backends[0].name if table.backends else None
-        self._routes = [(_Rule(route.match), route.backend) for route in table.routes]
+        self._routes = [(_Rule(route.match), route) for route in table.routes]
         self._slos = [(_Rule(s.match), s, DeadlineCurve(s.ttft_points)) for s in table.slos]
         self._exclude = [_glob_of(pattern) for pattern in table.exclude]
         rules = [rule for rule, _ in self._routes] + [rule for rule, _, _ in self._slos]
         self._by_header = any(rule.header for rule in rules)
-        self._known: dict[tuple[str, str | None], tuple[str | None, SloSpec, DeadlineCurve]] = {}
+        self._known: dict[tuple[str, str | None], tuple[str | None, str | None, SloSpec, DeadlineCurve]] = {}
 
     def choose(self, call: Call, fields: Fields) -> Arm | None:
         """The arm for a call; ``None`` where routes are given and none of them matches."""
         key = (call.path, call.model)
         found = self._known.get(key)
         if found is None:
-            found = (self._backend(call, fields), *self._slo(call, fields))
+            found = (*self._route(call, fields), *self._slo(call, fields))
             if not self._by_header and len(self._known) < _MEMORY:
                 self._known[key] = found
-        backend, slo, curve = found
+        backend, dialect, slo, curve = found
         if backend is None:
             return None
         prompt_tokens = int(call.text_bytes / self.bytes_per_token)
-        return Arm(backend, slo, curve.at(prompt_tokens), slo.tbt_ns, prompt_tokens)
+        return Arm(backend, slo, curve.at(prompt_tokens), slo.tbt_ns, prompt_tokens, dialect)
 
     def excluded(self, path: str) -> bool:
         """True for paths that pass through unmeasured and unrecorded."""
         return any(pattern.match(path) for pattern in self._exclude)
 
-    def _backend(self, call: Call, fields: Fields) -> str | None:
+    def _route(self, call: Call, fields: Fields) -> tuple[str | None, str | None]:
+        """The backend, and the dialect if the route sets one."""
         if not self._routes:
-            return self._default
-        for rule, backend in self._routes:
+            return self._default, None
+        for rule, route in self._routes:
             if rule.fits(call, fields):
-                return backend
-        return None
+                return route.backend, route.dialect
+        return None, None
 
     def _slo(self, call: Call, fields: Fields) -> tuple[SloSpec, DeadlineCurve]:
         for rule, slo, curve in self._slos[:-1]:

@@ -1,31 +1,46 @@
 """The tap of an event stream: bytes -> events -> meanings -> tokens -> deadlines.
 
-Hot path: nearly every piece is one ``data: {...}`` event with one plain answer text.  Its shape is tested
-by cutting prefix and suffix off, a typed decoder reads it, the score is one comparison and one addition
-(``Track``). Everything else takes the general way, which does the same to the same bytes, at leisure.
+Hot path: nearly every piece is one event with one plain answer text, framed like the one before it (a line
+``data: ``, perhaps behind one with its name, or a bare line).  Its shape is tested by cutting prefix and
+suffix off, a typed decoder reads it, the score is one comparison and one addition (``Track``).  Everything
+else takes the general way, which does the same to the same bytes, at leisure.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from proxy.link import Stream, Usage
+from proxy.link import Stream
 from proxy.relay.arrivals import Track
 from proxy.relay.counting import Counter
 from proxy.relay.decompress import BadEncoding, Bomb, Inflater
-from proxy.relay.dialects.base import ANSWER, BROKEN, REASONING, TOOL, Dialect, Output, Reading, error_of
+from proxy.relay.dialects.base import (
+    BROKEN,
+    RANKS,
+    RUNNING_USAGE,
+    Dialect,
+    Reading,
+    error_of,
+)
 from proxy.relay.dialects.registry import GENERIC, sniff
 from proxy.relay.framing import SseDecoder
+from proxy.relay.ndjson import NdjsonDecoder
+from proxy.relay.noted import Firsts, Reported
 
 #: More choices than any API allows in one request (OpenAI: 128); beyond, it is no such stream.
 CHOICES_MAX: Final = 128
-_LF: Final = b"\n\n"
-_CRLF: Final = b"\r\n\r\n"
+_DATA: Final = b"data: "
+_HEAD_MAX: Final = 128
 _ID_TRIES: Final = 8
+_RUNNING: Final = RANKS[RUNNING_USAGE]
 
 
 class StreamTap:
-    """The tap of an event stream.  Deadlines count from ``t0_ns``; see the module."""
+    """The tap of an event stream.  Deadlines count from ``t0_ns``; see the module.
+
+    ``lines``: one JSON value a line (NDJSON) instead of SSE.  ``fixed``: the dialect was set by the route, no
+    event decides it.
+    """
 
     __slots__ = (
         "_asked",
@@ -36,29 +51,28 @@ class StreamTap:
         "_dialect",
         "_done",
         "_error",
-        "_first_answer_ns",
-        "_first_event_ns",
-        "_first_reasoning_ns",
-        "_first_tool_ns",
+        "_firsts",
+        "_fixed",
         "_frame",
+        "_head",
         "_id_tries",
         "_inflater",
+        "_lines",
         "_named_id",
         "_one",
         "_over",
         "_plain",
         "_quick",
         "_quick_size",
+        "_reported",
         "_settled",
         "_steady",
         "_strange",
         "_tail",
         "_tbt_ns",
-        "_timed",
         "_tracks",
         "_ttft_ns",
         "_understood",
-        "_usage",
         "broken",
         "faults",
         "t0_ns",
@@ -74,24 +88,29 @@ class StreamTap:
         t0_ns: int,
         cap: int,
         asked: int,
+        *,
+        lines: bool = False,
+        fixed: bool = False,
     ) -> None:
         self.t0_ns = t0_ns
         self._ttft_ns, self._tbt_ns = ttft_ns, max(tbt_ns, 1)
         self._asked = max(asked, 1)
         self._cap = cap // min(self._asked, CHOICES_MAX)  # of events kept for each choice
         self._inflater = inflater
-        self._decoder = SseDecoder()
+        self._lines, self._fixed = lines, fixed
+        self._decoder: SseDecoder | NdjsonDecoder = NdjsonDecoder() if lines else SseDecoder()
         self._set_dialect(dialect or GENERIC)
         self._settled = False  # the first event has not confirmed the dialect yet
         self._steady = False
         self._quick = False
-        self._tail, self._frame = _LF, len(b"data: ") + len(_LF)
+        self._head = self._tail = b""
+        self._frame = 0
         # Choice 0, which every stream is taken to have: its first deadline runs before anything is seen.
         self._one = Track(self._ttft_ns, self._tbt_ns, self._cap)
         self._tracks: dict[int, Track] = {}
         self._counter = Counter()
-        self._usage = Usage()
-        self._timed: dict[int, Usage] = {}
+        self._reported = Reported()
+        self._firsts = Firsts()
         self._named_id: str | None = None
         self._id_tries = _ID_TRIES
         self._error: str | None = None
@@ -99,10 +118,6 @@ class StreamTap:
         self._over = False  # the body ended as it should
         self._understood = False  # an event was one of the dialect's
         self._strange = False  # an event was not
-        self._first_event_ns: int | None = None
-        self._first_reasoning_ns: int | None = None
-        self._first_answer_ns: int | None = None
-        self._first_tool_ns: int | None = None
         self.broken = 0
         self.faults = 0
         self.unmeasured: str | None = None
@@ -113,13 +128,13 @@ class StreamTap:
         """Look at the next piece.  HOT: the first half is all that nearly every piece sees."""
         try:
             if self._quick:
-                body = data.removeprefix(b"data: ").removesuffix(self._tail)
+                body = data.removeprefix(self._head).removesuffix(self._tail)
                 if len(data) - len(body) == self._frame and 10 not in body and 13 not in body:
                     try:
                         size = self._quick_size(body)
                     except BROKEN:
                         size = 0
-                    if size:
+                    if size > 0:
                         track = self._one
                         at = at_ns - self.t0_ns
                         if at > track.due_ns:
@@ -131,9 +146,20 @@ class StreamTap:
                         if not track.room:
                             track.thin()
                         return
+                    if size and self._grown(-size, at_ns):
+                        return
             self._feed(data, at_ns)
         except Exception:
             self._fault()
+
+    def _grown(self, tokens: int, at_ns: int) -> bool:
+        """There are ``tokens`` now, by running usage; false: no more than before."""
+        growth = tokens - self._one.tokens
+        if growth > 0:
+            self._one.arrive(at_ns - self.t0_ns, growth, 0)
+            if growth > 1:
+                self._counter.several = True
+        return growth > 0
 
     def _feed(self, data: bytes, at_ns: int) -> None:
         if self.unmeasured is not None:
@@ -153,16 +179,26 @@ class StreamTap:
         if decoder.overflowed:
             self._give_up("event_too_large")
             return
-        self._quick = self._steady and self._inflater is None and decoder.idle
-        if self._quick:
-            self._tail = _CRLF if decoder.crlf else _LF
-            self._frame = len(b"data: ") + len(self._tail)
+        self._quick = self._steady and self._inflater is None and decoder.idle and self._learn(data)
+
+    def _learn(self, data: bytes) -> bool:
+        """Take the framing of a piece for that of the next: (a name's line,) ``data: `` and an empty line."""
+        end = b"\r\n" if self._decoder.crlf else b"\n"
+        if self._lines:
+            self._head, self._tail = b"", end
+        else:
+            name = data[: data.find(b"\n") + 1] if data.startswith(b"event: ") else b""
+            if len(name) > _HEAD_MAX or name.strip() == b"event: error":
+                return False
+            self._head, self._tail = name + _DATA, end + end
+        self._frame = len(self._head) + len(self._tail)
+        return data.startswith(self._head) and data.endswith(self._tail)
 
     def _event(self, name: bytes, payload: bytes, at_ns: int) -> None:
         if not payload or self.unmeasured is not None:
             return
-        if self._first_event_ns is None:
-            self._first_event_ns = at_ns
+        if self._firsts.event_ns is None:
+            self._firsts.event_ns = at_ns
         if payload == b"[DONE]":
             self._done = True
             return
@@ -180,11 +216,12 @@ class StreamTap:
                 self.broken += 1
                 self._strange = True
                 return
-        size = self._plain(chunk)
-        if size and self._steady:
-            self._one.arrive(at_ns - self.t0_ns, 1, size)
-            return
-        reading = Reading([Output(0, ANSWER, size)]) if size else self._dialect.read(chunk)
+        if self._steady:
+            size = self._plain(chunk)
+            if size > 0:
+                self._one.arrive(at_ns - self.t0_ns, 1, size)
+                return
+        reading = self._dialect.read(chunk)
         if reading is None:
             self._strange = True
         else:
@@ -195,16 +232,17 @@ class StreamTap:
                 self._settled
                 and 0 in self._tracks
                 and not self._one.pending
-                and self._first_answer_ns is not None
-                and self._counter.rank == 0
+                and self._firsts.answer_ns is not None
+                and self._counter.rank == self._dialect.plain_rank
+                and (self._counter.rank != _RUNNING or (self._asked == 1 and len(self._tracks) == 1))
             )
 
     def _settle(self, payload: bytes) -> bool:
         """Let the first events confirm the dialect and name the response; true: this one says nothing."""
-        sniffed = sniff(payload)
+        sniffed = sniff(payload, self._dialect)
         if sniffed.blank:
             return True
-        if sniffed.dialect is not None:
+        if sniffed.dialect is not None and not self._fixed:
             self._set_dialect(sniffed.dialect)
         self._named_id = self._named_id or sniffed.response_id
         self._id_tries -= 1
@@ -222,6 +260,9 @@ class StreamTap:
             if track is None:
                 self._give_up("dialect")
                 return
+            if output.total >= 0:
+                output.size = track.growth(output.total)
+                output.kind = output.kind if output.size else 0  # the same text again is no output
             # The request's running usage is a choice's only where there is but one.
             own = usage if reading.per_choice or (self._asked == 1 and len(self._tracks) == 1) else None
             tokens = self._counter.tokens(output, own, track) + track.pending
@@ -229,15 +270,15 @@ class StreamTap:
                 track.pending = 0
                 if tokens:
                     track.arrive(at_ns - self.t0_ns, tokens, output.size)
-                self._stamp(output.kind, at_ns)
+                self._firsts.stamp(output.kind, at_ns)
             else:
                 track.pending = tokens
             if output.finish is not None:
                 track.finish = output.finish
             if reading.per_choice and usage is not None:
-                self._timed[output.choice] = usage
+                self._reported.take_choice(output.choice, usage)
         if usage is not None and not reading.per_choice:
-            self._usage = _merged(self._usage, usage)
+            self._reported.take(usage)
         if reading.error is not None and self._error is None:
             self._error = reading.error
 
@@ -250,14 +291,6 @@ class StreamTap:
         track = self._one if index == 0 else Track(self._ttft_ns, self._tbt_ns, cap)
         self._tracks[index] = track
         return track
-
-    def _stamp(self, kind: int, at_ns: int) -> None:
-        if kind & REASONING and self._first_reasoning_ns is None:
-            self._first_reasoning_ns = at_ns
-        if kind & TOOL and self._first_tool_ns is None:
-            self._first_tool_ns = at_ns
-        if kind & ~(REASONING | TOOL) and self._first_answer_ns is None:  # a refusal is an answer
-            self._first_answer_ns = at_ns
 
     # ------------------------------------------------------------ where it stands
 
@@ -339,46 +372,30 @@ class StreamTap:
             events=sum(track.events for track in tracks),
             tokens=sum(track.tokens for track in tracks),
             tokens_source=self._counter.source,
-            usage=self._reported(),
+            usage=self._reported.usage,
             finish_reason=next((track.finish for track in tracks if track.finish is not None), None),
             finished=self.finished,
             error=self._error,
             response_id=self._named_id,
-            first_event_ns=self._first_event_ns,
-            first_reasoning_ns=self._first_reasoning_ns,
-            first_answer_ns=self._first_answer_ns,
-            first_tool_ns=self._first_tool_ns,
+            first_event_ns=self._firsts.event_ns,
+            first_reasoning_ns=self._firsts.reasoning_ns,
+            first_answer_ns=self._firsts.answer_ns,
+            first_tool_ns=self._firsts.tool_ns,
             thinned=any(track.thinned for track in tracks),
             unmeasured=self.unmeasured,
             scores=tuple(track.score() for track in tracks),
             broken=self.broken,
+            several=self._counter.several,
+            reported=self._reported.each(sorted(self._tracks)),
         )
-
-    def _reported(self) -> Usage:
-        """What the server reported for the request, or the sum of what it said of the choices."""
-        if self._usage.output is not None or not self._timed:
-            return self._usage
-        timed = list(self._timed.values())
-        output = sum(usage.output or 0 for usage in timed)
-        return _merged(timed[0], Usage(output=output))
 
     def _give_up(self, reason: str) -> None:
         """Measuring ends here; what was held is let go."""
         self.unmeasured = reason
         self._quick = False
-        self._decoder = SseDecoder()
+        self._decoder = SseDecoder()  # an empty one
         self._inflater = None
 
     def _fault(self) -> None:
         self.faults += 1
         self._give_up("tap_error")
-
-
-def _merged(old: Usage, new: Usage) -> Usage:
-    """The newer number wherever there is one."""
-    return Usage(
-        prompt=old.prompt if new.prompt is None else new.prompt,
-        output=old.output if new.output is None else new.output,
-        cached=old.cached if new.cached is None else new.cached,
-        reasoning=old.reasoning if new.reasoning is None else new.reasoning,
-    )

@@ -1,20 +1,36 @@
 """The tap: framing, dialect, counting and scoring for one response.  It never raises into the relay.
 
-``open_tap(...)`` chooses by the response's content type: an event stream gets a ``StreamTap``, a JSON body a
-``BodyTap``, anything else a ``NullTap``.  ``feed(data, at_ns)`` is called once for each piece of the body,
-after it was handed to the client; any exception switches measuring off for that stream
-(``unmeasured="tap_error"``), is counted in ``faults``, and the stream goes on.
+``open_tap(...)`` chooses by the response's content type: an event stream (SSE, NDJSON) gets a
+``StreamTap``, a JSON body a ``BodyTap``, anything else a ``NullTap``.  ``feed(data, at_ns)`` is called once
+for each piece of the body, after it was handed to the client; any exception switches measuring off for that
+stream (``unmeasured="tap_error"``), is counted in ``faults``, and the stream goes on.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.link import Stream
 from proxy.relay.body import BodyTap, NullTap
 from proxy.relay.decompress import Inflater, UnknownEncoding, open_inflater
-from proxy.relay.dialects.registry import by_path
+from proxy.relay.dialects.base import Dialect
+from proxy.relay.dialects.registry import by_name, by_path
 from proxy.relay.streamtap import StreamTap
+
+_SSE: Final = b"text/event-stream"
+#: Media types of event streams: server-sent events, and one JSON value a line under all its names.
+_STREAMS: Final = frozenset(
+    (_SSE, b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
+)
+
+
+def is_stream(content_type: bytes) -> bool:
+    """Whether a response of this type is an event stream."""
+    return _media_type(content_type) in _STREAMS
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
 
 
 class Tap(Protocol):
@@ -62,14 +78,18 @@ def open_tap(
     t0_ns: int,
     arrivals_cap: int,
     choices: int,
+    dialect: str | None = None,
 ) -> Tap:
     """The tap for a response whose head has come.
 
     ``t0_ns``: the moment from which deadlines count.  ``arrivals_cap``: events kept, over all choices.
-    ``choices``: how many the request asked for.  Never raises.
+    ``choices``: how many the request asked for.  ``dialect``: the name of the one that the route sets.  Never
+    raises.
     """
+    set_one = None if dialect is None else by_name(dialect)
+    times_ns = (ttft_ns, tbt_ns, t0_ns)
     try:
-        return _open(path, content_type, content_encoding, (ttft_ns, tbt_ns, t0_ns), arrivals_cap, choices)
+        return _open(path, content_type, content_encoding, times_ns, arrivals_cap, choices, set_one)
     except Exception:
         tap = NullTap()
         tap.faults, tap.unmeasured = 1, "tap_error"
@@ -83,9 +103,10 @@ def _open(
     times_ns: tuple[int, int, int],
     arrivals_cap: int,
     choices: int,
+    dialect: Dialect | None,
 ) -> Tap:
-    kind = content_type.partition(b";")[0].strip().lower()
-    streamed = kind == b"text/event-stream"
+    kind = _media_type(content_type)
+    streamed = kind in _STREAMS
     if not streamed and not (kind == b"application/json" or kind.endswith(b"+json")):
         return NullTap()
     inflater: Inflater | None = None
@@ -96,6 +117,14 @@ def _open(
         reason = "encoding"
     if not streamed:
         return NullTap() if reason is not None else BodyTap(path, inflater)
-    tap = StreamTap(by_path(path), inflater, *times_ns, arrivals_cap, choices)
+    tap = StreamTap(
+        dialect or by_path(path),
+        inflater,
+        *times_ns,
+        arrivals_cap,
+        choices,
+        lines=kind != _SSE,
+        fixed=dialect is not None,
+    )
     tap.unmeasured = reason
     return tap

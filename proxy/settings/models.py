@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from proxy.settings.types import (
+    DialectName,
     Duration,
     Glob,
     Globs,
@@ -148,6 +149,10 @@ class Route(Settings):
     split: dict[Name, int] | None = Field(
         default=None,
         description="Instead of `backend`: weights in percent. This version takes one backend at 100.",
+    )
+    dialect: DialectName | None = Field(
+        default=None,
+        description="What the streams of this route speak; without it the path and the first event tell.",
     )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
@@ -279,3 +279,20 @@ def write(value: Any, unit: Unit | None) -> Any:
     if unit.kind == "switch":
         return "on" if value else "off"
     return _format_ttft(value) if unit.kind == "ttft" else value
+
+
+#: The API families whose streams are understood (the data plane's registry holds them, a test both together).
+DialectName = Literal[
+    "openai.chat",
+    "openai.completions",
+    "openai.responses",
+    "anthropic.messages",
+    "sglang.generate",
+    "llamacpp.completion",
+    "ollama.generate",
+    "ollama.chat",
+    "tgi.generate",
+    "triton.generate",
+    "gemini.generate",
+    "generic",
+]

@@ -11,17 +11,19 @@ stamping and scoring are the tap's.  It is asked in three steps, the cheapest fi
 3. ``read(chunk) -> Reading | None``: everything else; ``None``: not an event of this dialect.
 
 ``quick(data) -> size`` is the first two in one for the hot path, by a decoder whose types admit nothing but a
-plain event: for any other it gives 0 or raises one of ``BROKEN``, and the event takes the three steps.
+plain event: for any other it gives 0 or raises one of ``BROKEN``, and the event takes the three steps.  Where
+every event tells how many tokens there were so far, it gives their number, negative.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from proxy.link import Usage
 
@@ -36,6 +38,7 @@ TOKEN_IDS: Final = "token_ids"
 LOGPROBS: Final = "logprobs"
 RUNNING_USAGE: Final = "running_usage"
 EVENTS: Final = "events"
+RANKS: Final = {TOKEN_IDS: 3, LOGPROBS: 2, RUNNING_USAGE: 1, EVENTS: 0}
 
 #: What ``decode`` raises on an event that it cannot read.
 BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -52,6 +55,7 @@ class Output(Struct, gc=False):
     ``kind``: bits of ANSWER, REASONING, TOOL, REFUSAL; 0: no output (a role, an empty delta).
     ``size``: its bytes of UTF-8.  ``tokens``: their number as the event itself tells it by ``source``
     (token ids or logprobs), -1 where it does not.  ``finish``: the choice's finish reason, if it went by.
+    ``total``: bytes of the whole text so far, where an event repeats all of it; the tap tells the growth.
     """
 
     choice: int
@@ -60,6 +64,7 @@ class Output(Struct, gc=False):
     tokens: int = -1
     source: str = EVENTS
     finish: str | None = None
+    total: int = -1
 
 
 class Reading(Struct):
@@ -75,22 +80,40 @@ class Reading(Struct):
     error: str | None = None
 
 
+#: An event's top-level fields, undecoded.
+Fields = Mapping[str, Raw]
+
 Empty = Annotated[str, Meta(max_length=0)] | None
 NoItems = Annotated[list[object], Meta(max_length=0)] | None
 SomeText = Annotated[str, Meta(min_length=1)]
 
 
 class Dialect(Protocol):
-    """One API family.  ``counted_end``: a clean end is its end (no finish reason exists to wait for)."""
+    """One API family.
+
+    ``counted_end``: a clean end is its end (no finish reason exists to wait for).  ``plain_rank``: how surely
+    a plain event tells its tokens (``RANKS``).
+    """
 
     name: str
     counted_end: bool
+    plain_rank: int
+
+    def serves(self, path: str, /) -> bool:
+        """Whether a request's path (no query, no slash at its end) promises this dialect."""
+
+    def shows(self, fields: Fields, /) -> bool:
+        """Whether an event's top-level fields prove it."""
+
+    def response_id(self, fields: Fields, /) -> str | None:
+        """The response's id, where the event carries it."""
 
     def decode(self, data: bytes, /) -> Any:
         """The event, typed; raises one of ``BROKEN``."""
 
     def quick(self, data: bytes, /) -> int:
-        """``plain(decode(data))`` for plain events; 0, or one of ``BROKEN``, for any other.  HOT."""
+        """``plain(decode(data))`` for plain events, or -(tokens so far); 0, or one of ``BROKEN``, for any
+        other.  HOT."""
 
     def mend(self, data: bytes, /) -> Any | None:
         """The event that ``decode`` refused; ``None`` if it is broken."""
@@ -130,6 +153,17 @@ def word(value: object, otherwise: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return value if isinstance(value, str) and _WORD.fullmatch(value) else otherwise
+
+
+def plainly(fields: Fields, name: str) -> Any:
+    """One top-level field, decoded; ``None`` where it is missing or cannot be read."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except BROKEN:
+        return None
 
 
 def identifier(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Any other event stream: each non-empty data event is one token, and a clean end is its end.
+"""Any other event stream, SSE or NDJSON: each non-empty event is one token, and a clean end is its end.
 
 Its score says when something came, not what; the record's ``dialect`` tells so.  (``[DONE]`` and events named
 ``error`` never reach ``read``.)
@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.relay.dialects.base import ANSWER, Output, Reading, error_word, loose
+from proxy.relay.dialects.base import (
+    ANSWER,
+    EVENTS,
+    RANKS,
+    Fields,
+    Output,
+    Reading,
+    error_word,
+    identifier,
+    loose,
+    plainly,
+)
 
 _NOT_PLAIN: Final = (b'{"error"', b'{ "error"', b"[DONE]")
 
@@ -18,6 +29,22 @@ class Generic:
 
     name = "generic"
     counted_end = True
+    plain_rank = RANKS[EVENTS]
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """No path promises it."""
+        return False
+
+    @staticmethod
+    def shows(fields: Fields) -> bool:
+        """Nothing proves it: it is what is left."""
+        return False
+
+    @staticmethod
+    def response_id(fields: Fields) -> str | None:
+        """``id``, which most APIs call it."""
+        return identifier(plainly(fields, "id"))
 
     @staticmethod
     def decode(data: bytes) -> bytes:

@@ -11,7 +11,16 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.link import Usage
-from proxy.relay.dialects.base import LOGPROBS, TOKEN_IDS, Output, Reading, count, error_word
+from proxy.relay.dialects.base import (
+    LOGPROBS,
+    TOKEN_IDS,
+    Fields,
+    Output,
+    Reading,
+    count,
+    error_word,
+    plainly,
+)
 
 
 class Details(Struct, gc=False):
@@ -148,3 +157,24 @@ def loose_logprobs(value: object) -> Logprobs | None:
         [entry] * len(as_list(value.get("refusal"))),
         [None] * len(as_list(value.get("tokens"))),
     )
+
+
+# ---------------------------------------------------------------- which of the two an event is
+
+CHAT_CHUNK = "chat.completion.chunk"
+COMPLETION = "text_completion"
+
+
+def shape(fields: Fields) -> str | None:
+    """What an event says it is (``object``), else what its first choice shows; ``None``: neither."""
+    kind = plainly(fields, "object")
+    if kind in (CHAT_CHUNK, COMPLETION):
+        return str(kind)
+    choices = plainly(fields, "choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, dict):
+        if first.get("delta") is not None:
+            return CHAT_CHUNK
+        if first.get("text") is not None:
+            return COMPLETION
+    return None

@@ -14,18 +14,24 @@ from msgspec import Struct
 
 from proxy.relay.dialects.base import (
     ANSWER,
+    EVENTS,
+    RANKS,
     REASONING,
     Empty,
+    Fields,
     NoItems,
     Output,
     Reading,
     SomeText,
     count,
+    identifier,
     loose,
+    plainly,
     utf8_size,
     word,
 )
 from proxy.relay.dialects.openai import (
+    COMPLETION,
     Logprobs,
     ReportedUsage,
     Timings,
@@ -36,6 +42,7 @@ from proxy.relay.dialects.openai import (
     loose_logprobs,
     loose_timings,
     loose_usage,
+    shape,
 )
 
 
@@ -85,7 +92,23 @@ class OpenAICompletions:
 
     name = "openai.completions"
     counted_end = False
+    plain_rank = RANKS[EVENTS]
     decode = staticmethod(_decode)
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """By its end, so that a base path in front of it does not matter."""
+        return path.endswith("/completions") and not path.endswith("/chat/completions")
+
+    @staticmethod
+    def shows(fields: Fields) -> bool:
+        """Its ``object``, else the shape of its first choice."""
+        return shape(fields) == COMPLETION
+
+    @staticmethod
+    def response_id(fields: Fields) -> str | None:
+        """``id``."""
+        return identifier(plainly(fields, "id"))
 
     @staticmethod
     def quick(data: bytes) -> int:

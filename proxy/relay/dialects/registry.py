@@ -1,8 +1,8 @@
 """Which dialect a stream speaks: by its path, confirmed by its first event.
 
-``by_path`` matches the end of the path, so that a base path in front of it does not matter. ``sniff``
-looks at the first data event that is an object: its ``object`` field decides, then the shape of its first
-choice.  A chat behind a rewritten path is recognised; what nobody recognises is generic.
+``by_path`` asks what a path promises (its end, so that a base path in front of it does not matter).
+``sniff`` looks at an event that is an object: the first dialect that its fields prove.  A chat behind a
+rewritten path is recognised; what nobody recognises is generic.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw
 
-from proxy.relay.dialects.base import BROKEN, Dialect, identifier
+from proxy.relay.dialects.base import BROKEN, Dialect
 from proxy.relay.dialects.generic import Generic
 from proxy.relay.dialects.openai_chat import OpenAIChat
 from proxy.relay.dialects.openai_completions import OpenAICompletions
 
-CHAT: Final[Dialect] = OpenAIChat()
-COMPLETIONS: Final[Dialect] = OpenAICompletions()
 GENERIC: Final[Dialect] = Generic()
 
-_BY_OBJECT: Final = {"chat.completion.chunk": CHAT, "text_completion": COMPLETIONS}
+#: All of them, those first whose proof is the surest.
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    OpenAIChat(),
+    OpenAICompletions(),
+    GENERIC,
+)
+
+_BY_NAME: Final = {dialect.name: dialect for dialect in DIALECTS}
 
 
 class Sniffed(NamedTuple):
@@ -32,40 +37,31 @@ class Sniffed(NamedTuple):
     blank: bool
 
 
-class _Choice(Struct, gc=False):
-    delta: object = None
-    text: object = None
+_decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-class _Head(Struct, gc=False, rename={"kind": "object"}):
-    id: object = None
-    kind: object = None
-    choices: list[_Choice] | None = None
-
-
-_decode: Final = msgspec.json.Decoder(_Head).decode
+def by_name(name: str) -> Dialect | None:
+    """The dialect of that name, for routes that set it."""
+    return _BY_NAME.get(name)
 
 
 def by_path(path: str) -> Dialect | None:
     """The dialect that a request's path promises."""
-    path = path.rstrip("/")
-    if path.endswith("/chat/completions"):
-        return CHAT
-    if path.endswith("/completions"):
-        return COMPLETIONS
-    return None
+    path = path.rstrip("/") or "/"
+    return next((dialect for dialect in DIALECTS if dialect.serves(path)), None)
 
 
-def sniff(data: bytes) -> Sniffed:
-    """What an event shows of its dialect, and the response's id."""
+def sniff(data: bytes, promised: Dialect | None = None) -> Sniffed:
+    """What an event shows of its dialect, and the response's id.
+
+    ``promised``: what the path said; where the event proves that one, no other is asked.
+    """
     try:
-        head = _decode(data)
+        fields = _decode(data)
     except BROKEN:
-        return Sniffed(None, None, data.strip() in (b"null", b"{}"))
-    dialect = _BY_OBJECT.get(head.kind) if isinstance(head.kind, str) else None
-    if dialect is None and head.choices:
-        if head.choices[0].delta is not None:
-            dialect = CHAT
-        elif head.choices[0].text is not None:
-            dialect = COMPLETIONS
-    return Sniffed(dialect, identifier(head.id), data.strip() == b"{}")
+        return Sniffed(None, None, data.strip() == b"null")
+    shown = promised if promised is not None and promised.shows(fields) else None
+    if shown is None:
+        shown = next((dialect for dialect in DIALECTS if dialect.shows(fields)), None)
+    asked = shown or promised or GENERIC
+    return Sniffed(shown, asked.response_id(fields), not fields)
