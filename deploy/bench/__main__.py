@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deploy.bench import dialects
 from deploy.bench.figures import Results
-from deploy.bench.loads import Load, chosen
+from deploy.bench.loads import Load, chosen, wants_dialects
 from deploy.bench.processes import Cores
 from deploy.bench.programs import BenchError, build
 from deploy.bench.report import machine, show, write
@@ -62,13 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     try:
         loads, targets = chosen(given.only, given.quick), choose_targets(given.targets)
-        results = run(given, loads, targets, console)
+        results = run(given, loads, targets, console) if loads else Results([])
+        costs = dialects.measure() if wants_dialects(given.only) else {}
     except (BenchError, ValueError) as error:
         Console(stderr=True).print(f"bench: {error}", style="red", markup=False, highlight=False)
         return 2
     where = machine(Cores.choose())
-    show(console, results, where)
-    write(given.out, results, where, loads)
+    if loads:
+        show(console, results, where)
+    if costs:
+        dialects.show(console, costs)
+    write(given.out, results, where, loads, costs)
     console.print(f"written: {given.out}")
     return 1 if results.faults() else 0
 

@@ -62,6 +62,8 @@ LOADS = (
     Load("tls on", "the same over TLS on the listener", "stream", "{events}", tls="on"),
 )
 
+#: Not a load on a server: the cost of the tap alone (``dialects.py``), by the same switch.
+DIALECTS = "dialects"
 QUICK = ("requests", "paced", "saturated")
 
 
@@ -70,8 +72,18 @@ def chosen(only: str | None, quick: bool) -> list[Load]:
     names = [load.name for load in LOADS]
     if only is None:
         return [load for load in LOADS if not quick or load.name in QUICK]
-    wanted = [name.strip() for name in only.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in names]
+    wanted = _split(only)
+    unknown = [name for name in wanted if name not in [*names, DIALECTS]]
     if unknown:
-        raise ValueError(f"unknown load {', '.join(map(repr, unknown))}; there are: {', '.join(names)}")
+        known = ", ".join([*names, DIALECTS])
+        raise ValueError(f"unknown load {', '.join(map(repr, unknown))}; there are: {known}")
     return [load for load in LOADS if load.name in wanted]
+
+
+def wants_dialects(only: str | None) -> bool:
+    """Whether the cost by dialect is asked for, too."""
+    return only is None or DIALECTS in _split(only)
+
+
+def _split(only: str) -> list[str]:
+    return [name.strip() for name in only.split(",") if name.strip()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,13 @@ def show(console: Console, results: Results, where: dict[str, Any]) -> None:
         )
 
 
-def write(path: Path, results: Results, where: dict[str, Any], loads: Sequence[Load]) -> None:
+def write(
+    path: Path,
+    results: Results,
+    where: dict[str, Any],
+    loads: Sequence[Load],
+    costs: Mapping[str, tuple[float, float]],
+) -> None:
     """Everything, for later comparison."""
     content = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,6 +104,10 @@ def write(path: Path, results: Results, where: dict[str, Any], loads: Sequence[L
         "notes": notes(where, results),
         "loads": {load.name: load.about for load in loads},
         "summary": results.summary(),
+        "dialects": {
+            name: {"ns_per_event": round(ns, 1), "x_chat": round(ratio, 3)}
+            for name, (ns, ratio) in costs.items()
+        },
         "rows": results.rows,
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
