@@ -6,6 +6,7 @@ Sources: OpenAI's API reference (``usage``, ``logprobs``), vLLM's ``continuous_u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from proxy.relay.dialects.base import (
     Reading,
     count,
     error_word,
+    loose,
     plainly,
 )
 
@@ -106,7 +108,38 @@ def close_reading(
     return reading
 
 
+def read_choices(chunk: Any, output: Callable[[Any], Output]) -> Reading | None:
+    """The meaning of an event with ``choices``, ``usage``, ``timings`` or ``error``; ``None``: it has none.
+
+    ``output`` reads one choice.
+    """
+    if chunk.choices is None and chunk.usage is None and chunk.error is None and chunk.timings is None:
+        return None
+    outputs = [output(choice) for choice in chunk.choices or ()]
+    return close_reading(outputs, chunk.usage, chunk.timings, chunk.error)
+
+
 # ---------------------------------------------------------------- events with fields of other types
+
+
+def loose_event(
+    data: bytes, loose_choice: Callable[[dict[str, Any]], Any]
+) -> tuple[list[Any] | None, ReportedUsage | None, Timings | None, object] | None:
+    """Choices, usage, timings and error of an event, field by field; ``None``: it is no JSON.
+
+    ``loose_choice`` reads one choice.
+    """
+    try:
+        value = as_dict(loose(data))
+    except ValueError:
+        return None
+    choices = value.get("choices")
+    return (
+        [loose_choice(as_dict(choice)) for choice in choices] if isinstance(choices, list) else None,
+        loose_usage(value.get("usage")),
+        loose_timings(value.get("timings")),
+        value.get("error"),
+    )
 
 
 def as_dict(value: object) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from proxy.relay.dialects.base import (
     SomeText,
     count,
     identifier,
-    loose,
     plainly,
     utf8_size,
     word,
@@ -35,13 +34,11 @@ from proxy.relay.dialects.openai import (
     Logprobs,
     ReportedUsage,
     Timings,
-    as_dict,
     as_text,
-    close_reading,
     count_told,
+    loose_event,
     loose_logprobs,
-    loose_timings,
-    loose_usage,
+    read_choices,
     shape,
 )
 
@@ -133,25 +130,13 @@ class OpenAICompletions:
     @staticmethod
     def read(chunk: Chunk) -> Reading | None:
         """Everything that an event may carry."""
-        if chunk.choices is None and chunk.usage is None and chunk.error is None and chunk.timings is None:
-            return None
-        outputs = [_output(choice) for choice in chunk.choices or ()]
-        return close_reading(outputs, chunk.usage, chunk.timings, chunk.error)
+        return read_choices(chunk, _output)
 
     @staticmethod
     def mend(data: bytes) -> Chunk | None:
         """Field by field, what can be understood; ``None``: no JSON."""
-        try:
-            value = as_dict(loose(data))
-        except ValueError:
-            return None
-        choices = value.get("choices")
-        return Chunk(
-            [_loose_choice(as_dict(choice)) for choice in choices] if isinstance(choices, list) else None,
-            loose_usage(value.get("usage")),
-            loose_timings(value.get("timings")),
-            value.get("error"),
-        )
+        parts = loose_event(data, _loose_choice)
+        return None if parts is None else Chunk(*parts)
 
 
 def _output(choice: Choice) -> Output:
