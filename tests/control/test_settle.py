@@ -185,7 +185,7 @@ def test_the_servers_count_is_spread_over_the_events_by_their_size() -> None:
     of = {"usage": Usage(prompt=7, output=6, cached=3)}
     out = settled(streamed(at(50, 1, 4), at(60, 1, 12), at(70, 1, 4), end_ms=80, of=of))
     assert out.counted is not None
-    assert out.counted.choices[0].tokens.tolist() == [1, 3, 2]
+    assert out.counted.choices[0].tokens.tolist() == [2, 3, 1]  # shares 0.6, 1.8, 0.6: a tie to the earlier
     record = out.record
     assert (record.tokens_source, record.output_tokens, record.tokens_observed) == ("events+usage", 6, 3)
     assert (record.tokens_reported, record.met, record.events) == (6, 6, 3)
@@ -200,24 +200,17 @@ def test_hidden_reasoning_is_not_spread_over_what_was_seen() -> None:
     assert (out.record.tokens_source, out.record.output_tokens) == ("events+usage", 1_002)
 
 
-def test_hidden_tokens_do_not_make_a_stall_vanish() -> None:
-    events = [at(500 * (n + 1), 1, 30) for n in range(100)]
-    of = {"usage": Usage(output=2_100)}
-    out = settled(streamed(*events, end_ms=50_100, of=of))
-    assert out.record.tokens_source == "events"
-    assert out.score is not None
-    assert out.score.fluidity is not None
-    assert out.score.fluidity < 0.01
-
-
 @pytest.mark.parametrize("reported", [1, 5, 10_000_000])
 def test_a_count_that_cannot_be_of_these_events_is_shown_and_not_used(reported: int) -> None:
     out = settled(streamed(at(50), at(60), end_ms=70, of={"usage": Usage(output=reported)})).record
     assert (out.tokens_source, out.tokens_reported, out.met) == ("events", reported, 2)
 
 
-def test_exact_counts_are_left_alone() -> None:
-    of = {"tokens_source": "token_ids", "usage": Usage(output=9)}
+def test_the_missing_are_apportioned_whatever_counted_them() -> None:
+    of = {"tokens_source": "token_ids", "usage": Usage(output=5)}
+    out = settled(streamed(at(50, 3), end_ms=60, of=of)).record
+    assert (out.tokens_source, out.tokens_observed, out.output_tokens, out.met) == ("events+usage", 3, 5, 5)
+    of["usage"] = Usage(output=9)  # three times as many, and nothing shows where they were
     out = settled(streamed(at(50, 3), end_ms=60, of=of)).record
     assert (out.tokens_source, out.tokens_observed, out.output_tokens, out.met) == ("token_ids", 3, 9, 3)
 
