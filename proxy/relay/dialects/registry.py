@@ -12,10 +12,12 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from proxy.relay.dialects.anthropic import AnthropicMessages
 from proxy.relay.dialects.base import BROKEN, Dialect
 from proxy.relay.dialects.generic import Generic
 from proxy.relay.dialects.openai_chat import OpenAIChat
 from proxy.relay.dialects.openai_completions import OpenAICompletions
+from proxy.relay.dialects.openai_responses import OpenAIResponses
 
 GENERIC: Final[Dialect] = Generic()
 
@@ -23,6 +25,8 @@ GENERIC: Final[Dialect] = Generic()
 DIALECTS: Final[tuple[Dialect, ...]] = (
     OpenAIChat(),
     OpenAICompletions(),
+    OpenAIResponses(),
+    AnthropicMessages(),
     GENERIC,
 )
 
