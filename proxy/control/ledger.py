@@ -88,6 +88,9 @@ class GroupBook:
         if output:
             source = settled.tokens_source
             self.output_tokens[source if source in self.output_tokens else "events"] += output
+        normalized_ns = settled.normalized_ns
+        if normalized_ns is not None:
+            self._observe(NORMALIZED, normalized_ns / 1e9)
         if settled.score is not None:
             self._add_score(settled, settled.score)
 
@@ -101,8 +104,6 @@ class GroupBook:
             self._observe(TTFT, score.ttft_ns / 1e9)
         if score.tpot_ns is not None:
             self._observe(TPOT, score.tpot_ns / 1e9)
-        if score.normalized_ns is not None:
-            self._observe(NORMALIZED, score.normalized_ns / 1e9)
         if score.tbt is not None:
             self.hists[LONGEST_GAP].add(score.tbt.max_ns / 1e9)
             gaps_ns, _ = gaps(settled.counted.choices if settled.counted is not None else ())

@@ -90,6 +90,7 @@ class Record(Struct, frozen=True, kw_only=True):
     tokens_reported: int | None
     tokens_source: str | None
     events: int | None
+    tokens_per_event: Annotated[float | None, Meta(description="As scored: what was apportioned included.")]
     thinned: bool
     unmeasured: str | None
     ttft_target_s: float

@@ -120,6 +120,22 @@ class Settled:
         return None if self.usage.output is None else "usage"
 
     @property
+    def normalized_ns(self) -> float | None:
+        """Duration per output token: by the score, or by the server's count where nothing was streamed."""
+        if self.as_stream:
+            return None if self.score is None else self.score.normalized_ns
+        output = self.usage.output
+        return max(self.duration_ns, 0) / output if output else None
+
+    @property
+    def tokens_per_event(self) -> float | None:
+        """As they are scored; ``None``: no event carried output, or none was measured."""
+        stream = self.facts.stream
+        if self.counted is None or stream is None or not stream.events:
+            return None
+        return self.counted.on_events / stream.events
+
+    @property
     def prompt_tokens(self) -> int:
         """As the server counted, else as estimated from the request's size."""
         reported = self.usage.prompt
@@ -240,7 +256,7 @@ def build_record(settled: Settled) -> Record:
     def since_t0(at_ns: int | None) -> float | None:
         return None if at_ns is None else round((at_ns - t0_ns) * 1e-9, 6)
 
-    counted = settled.counted
+    counted, per_event = settled.counted, settled.tokens_per_event
     return Record(
         time=iso_time(facts.received_unix_ns),
         id=facts.id,
@@ -274,6 +290,7 @@ def build_record(settled: Settled) -> Record:
         tokens_reported=settled.usage.output,
         tokens_source=settled.tokens_source,
         events=None if counted is None or stream is None else stream.events,
+        tokens_per_event=None if per_event is None else round(per_event, 3),
         thinned=settled.thinned,
         unmeasured=settled.unmeasured,
         ttft_target_s=seconds(facts.ttft_target_ns),
@@ -286,7 +303,7 @@ def build_record(settled: Settled) -> Record:
         first_tool_s=None if stream is None else since_t0(stream.first_tool_ns),
         tbt_s=_tbt(score_),
         tpot_s=None if score_ is None else maybe_seconds(score_.tpot_ns),
-        normalized_latency_s=None if score_ is None else maybe_seconds(score_.normalized_ns),
+        normalized_latency_s=maybe_seconds(settled.normalized_ns),
         duration_s=seconds(settled.duration_ns),
         fluidity=None if score_ is None else _ratio(score_.fluidity),
         on_time_ratio=None if score_ is None else _ratio(score_.on_time_ratio),

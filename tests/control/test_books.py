@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.control.buckets import Buckets
 from proxy.control.labels import GroupCap
-from proxy.control.ledger import DURATION, FLUIDITY, LONGEST_GAP, TBT, TTFT, Ledger
+from proxy.control.ledger import DURATION, FLUIDITY, LONGEST_GAP, NORMALIZED, TBT, TTFT, Ledger
 from proxy.control.settle import GroupKey, Settled, settle
 from proxy.control.store import Store
 from proxy.exporters.catalog import OTHER
-from proxy.link import Facts, SloSpec, Usage
+from proxy.link import Facts, SloSpec, Stream, Usage
 from tests.control.facts import BATCH, DEFAULT, MS, at, facts, stream, streamed
 
 HERE = "here"
@@ -62,6 +62,18 @@ def test_histograms_count_what_was_observed_in_their_units() -> None:
     assert hists[TTFT].counts[hists[TTFT].bounds.index(0.1)] == 1
     assert hists[TBT].counts[hists[TBT].bounds.index(0.05)] == 1
     assert hists[FLUIDITY].sum == pytest.approx(2 / 7)  # due 150, 200, 250, 300, 350, 400: late by 250 - 50
+
+
+def test_what_is_not_streamed_has_its_latency_per_token_booked_too() -> None:
+    body = Stream("openai.chat", tokens_source="usage", usage=Usage(output=40))
+    silent = Stream("openai.chat", tokens_source="usage")
+    ledger = Ledger([DEFAULT])
+    ledger.fold(settled(facts(900, stream=body), facts(900, stream=silent), facts(900)))
+    ledger.fold(settled(streamed(at(80), at(120), end_ms=130)))
+    group = ledger.freeze()[0]
+    assert (group.hists[NORMALIZED].count, group.hists[DURATION].count) == (2, 4)
+    assert group.hists[NORMALIZED].sum == pytest.approx(0.9 / 40 + 0.13 / 2)
+    assert (group.hists[TTFT].count, group.output_tokens["usage"]) == (1, 40)
 
 
 @given(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.control.record import Record
 from proxy.control.settle import NONE, GroupKey, Settled, settle, settle_unmeasured
 from proxy.control.timeline import trace_line
-from proxy.link import ChoiceScore, Facts, Usage
+from proxy.link import ChoiceScore, Facts, Stream, Usage
 from tests.control.facts import MS, T0, at, facts, stream, streamed
 from tests.scoring.oracle import Sequence_, tally
 
@@ -188,7 +188,7 @@ def test_the_servers_count_is_spread_over_the_events_by_their_size() -> None:
     assert out.counted.choices[0].tokens.tolist() == [2, 3, 1]  # shares 0.6, 1.8, 0.6: a tie to the earlier
     record = out.record
     assert (record.tokens_source, record.output_tokens, record.tokens_observed) == ("events+usage", 6, 3)
-    assert (record.tokens_reported, record.met, record.events) == (6, 6, 3)
+    assert (record.tokens_reported, record.met, record.events, record.tokens_per_event) == (6, 6, 3, 2.0)
     assert (record.prompt_tokens, record.prompt_tokens_source, record.cached_tokens) == (7, "usage", 3)
 
 
@@ -239,6 +239,27 @@ def test_what_is_not_streamed(fields: dict[str, Any], want: tuple[str, str, tupl
     given_ = facts(**fields)
     assert verdict(given_) == want
     assert settled(given_).score is None
+
+
+def test_a_body_that_tells_its_tokens_has_a_latency_per_token() -> None:
+    body = Stream("openai.chat", tokens_source="usage", usage=Usage(prompt=9, output=40), finished=True)
+    out = settled(facts(900, stream=body))
+    assert (out.score, out.outcome.value) == (None, "completed")
+    record = out.record
+    assert (record.normalized_latency_s, record.duration_s) == (0.0225, 0.9)
+    assert (record.output_tokens, record.tokens_reported, record.tokens_source) == (40, 40, "usage")
+    assert (record.tokens_observed, record.events, record.tokens_per_event) == (None, None, None)
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(prompt=9), Usage(output=0)])
+def test_a_body_without_tokens_has_none(usage: Usage) -> None:
+    out = settled(facts(900, stream=Stream("openai.chat", tokens_source="usage", usage=usage)))
+    assert (out.normalized_ns, out.record.normalized_latency_s) == (None, None)
+
+
+def test_a_stream_that_is_not_scored_has_no_latency_per_token() -> None:
+    out = settled(streamed(at(50), of={"usage": Usage(output=1)}, status=400))
+    assert (out.score, out.normalized_ns, out.record.normalized_latency_s) == (None, None, None)
 
 
 def test_a_stream_without_its_end_is_the_servers_fault() -> None:
@@ -293,8 +314,8 @@ NAMES = """
 schema time id request_id response_id trace_id instance tags method path status stream dialect
 model backend upstream_addr experiment slo slo_result slo_reasons outcome finish_reason error censored suspect
 prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed tokens_reported tokens_source
-events thinned unmeasured ttft_target_s tbt_target_s ttft_s first_byte_s first_event_s first_reasoning_s
-first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s duration_s fluidity on_time_ratio met missed
+events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s ttft_s first_byte_s first_event_s
+first_reasoning_s first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s duration_s fluidity on_time_ratio met missed
 late_s least_tbt_s stalls raw worst_stall proxy
 """
 
