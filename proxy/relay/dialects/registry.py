@@ -14,10 +14,13 @@ from msgspec import Raw
 
 from proxy.relay.dialects.anthropic import AnthropicMessages
 from proxy.relay.dialects.base import BROKEN, Dialect
+from proxy.relay.dialects.gemini import GeminiGenerate
 from proxy.relay.dialects.generic import Generic
+from proxy.relay.dialects.ollama import OllamaChat, OllamaGenerate
 from proxy.relay.dialects.openai_chat import OpenAIChat
 from proxy.relay.dialects.openai_completions import OpenAICompletions
 from proxy.relay.dialects.openai_responses import OpenAIResponses
+from proxy.relay.dialects.tgi import TGIGenerate
 
 GENERIC: Final[Dialect] = Generic()
 
@@ -27,6 +30,10 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     OpenAICompletions(),
     OpenAIResponses(),
     AnthropicMessages(),
+    OllamaGenerate(),
+    OllamaChat(),
+    TGIGenerate(),
+    GeminiGenerate(),
     GENERIC,
 )
 
