@@ -61,6 +61,15 @@ def fields(value: Any) -> dict[str, msgspec.Raw]:
     return msgspec.json.decode(encoded(value), type=dict[str, msgspec.Raw])
 
 
+def shown(dialect: Dialect, data: bytes) -> tuple[bool, str | None]:
+    """Whether an event proves the dialect, and the response's id in it; of what is no object neither."""
+    try:
+        top = fields(data)
+    except BROKEN:
+        return False, None
+    return dialect.shows(top), dialect.response_id(top)
+
+
 def events_of(recording: Recording) -> list[tuple[int, Any]]:
     """(stamp of the piece that completes it, its JSON) of each data event: naive, and no product code."""
     events, text = [], b""
