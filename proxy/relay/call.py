@@ -1,29 +1,36 @@
 """Head and body of a request -> ``Call``: what routing and scoring need to know of it.
 
-Only the top-level keys that matter are read.  A body is never changed, and nothing of its content leaves
-this module but the model's name, flags, and lengths.
+Only the keys that matter are read.  A body is never changed, and nothing of its content leaves this module
+and ``prompt`` but the model's name, flags, and lengths.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from proxy.relay.headers import Fields
+from proxy.relay.prompt import LOOKS, Prompt, estimate
 
 #: Bodies up to this size are decoded whole (about a millisecond at worst); larger ones by their two ends.
 WHOLE_LIMIT: Final = 512 * 1024
 #: How much of each end of a larger body is looked at.
 _END_WINDOW: Final = 8 * 1024
 _MODEL_LIMIT: Final = 256
+_CHOICES_MAX: Final = 1024
 
 
 class Call(Struct, frozen=True):
-    """One request, as far as others need to know it.  ``text_bytes``: the prompt's text without images."""
+    """One request, as far as others need to know it.
+
+    ``text_bytes``: the prompt's text (UTF-8), without images, audio and files; ``tokens``: what of the prompt
+    came as token ids.  ``text_only``: the prompt is that text and nothing else.
+    """
 
     method: str
     path: str  # without the query string
@@ -31,67 +38,206 @@ class Call(Struct, frozen=True):
     stream: bool = False
     choices: int = 1
     text_bytes: int = 0
+    tokens: int = 0
+    text_only: bool = False
+
+
+_NONE: Final = Raw(b"")
 
 
 class _Message(Struct):
-    content: Raw = Raw(b"")
-    reasoning_content: Raw = Raw(b"")
-    tool_calls: Raw = Raw(b"")
+    content: Raw = _NONE
+    reasoning_content: Raw = _NONE
+    reasoning: Raw = _NONE
+    thinking: Raw = _NONE
+    tool_calls: Raw = _NONE
+    function_call: Raw = _NONE
+    images: Raw = _NONE
+    audio: Raw = _NONE
 
 
 class _Body(Struct):
+    """Every API's keys together: which of them a body has tells which API it is."""
+
     model: Any = None
     stream: Any = None
     n: Any = None
+    n_cmpl: Any = None
+    sampling_params: Raw = _NONE
+    generationConfig: Raw = _NONE
+    generation_config: Raw = _NONE
     messages: list[_Message] | None = None
-    prompt: Raw = Raw(b"")
-    input: Raw = Raw(b"")
-    instructions: Raw = Raw(b"")
-    system: Raw = Raw(b"")
-    inputs: Raw = Raw(b"")
-    text_input: Raw = Raw(b"")
-    tools: Raw = Raw(b"")
+    # text, parts, items or token ids
+    prompt: Raw = _NONE
+    input: Raw = _NONE
+    inputs: Raw = _NONE
+    text: Raw = _NONE
+    text_input: Raw = _NONE
+    contents: Raw = _NONE
+    input_ids: Raw = _NONE
+    context: Raw = _NONE
+    system: Raw = _NONE
+    instructions: Raw = _NONE
+    systemInstruction: Raw = _NONE
+    system_instruction: Raw = _NONE
+    suffix: Raw = _NONE
+    input_prefix: Raw = _NONE
+    input_suffix: Raw = _NONE
+    input_extra: Raw = _NONE
+    # shown to the model as JSON
+    tools: Raw = _NONE
+    functions: Raw = _NONE
+    # more than text, or kept by the server
+    images: Raw = _NONE
+    image_data: Raw = _NONE
+    audio_data: Raw = _NONE
+    video_data: Raw = _NONE
+    input_embeds: Raw = _NONE
+    prompt_embeds: Raw = _NONE
+    previous_response_id: Raw = _NONE
+    conversation: Raw = _NONE
+    cachedContent: Raw = _NONE
+    cached_content: Raw = _NONE
+    session_params: Raw = _NONE
 
 
 class _Keys(Struct):
-    """The same keys where the rest of the body was not looked at."""
+    """The keys that routing needs, where the rest of the body was not looked at."""
 
     model: Any = None
     stream: Any = None
     n: Any = None
+
+
+class _Within(Struct):
+    """What settings of their own hold of the number of choices."""
+
+    n: Any = None
+    candidateCount: Any = None
+    candidate_count: Any = None
 
 
 _body = msgspec.json.Decoder(_Body)
 _keys = msgspec.json.Decoder(_Keys)
-_BASE64: Final = b";base64,"
-_IMAGE: Final = re.compile(rb';base64,[^"\\]*')
-_BIG_KEY: Final = re.compile(rb',\s*"(?:messages|prompt|input|inputs)"\s*:')
+_within = msgspec.json.Decoder(_Within)
+_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_BIG_KEY: Final = re.compile(
+    rb',\s*"(?:messages|prompt|inputs?|contents|text|text_input|input_ids|images|image_data)"\s*:'
+)
 _TAIL_CUT: Final = re.compile(rb'[\]"}]\s*,\s*(?=")')
+#: Gemini's methods (and those of Vertex AI), and Triton's: the model, and for some the wish for a stream.
+_IN_PATH: Final = re.compile(
+    r"/(?:models|tunedModels)/(?P<model>[^/:]+)(?:"
+    r":(?P<method>(?:streamG|g)enerateContent|(?:streamR|r)awPredict|countTokens|predict|(?:batchE|e)mbedContents?)"
+    r"|(?:/versions/[^/]+)?/(?P<triton>generate|generate_stream|infer))/?$"
+)
 
 
 def read_call(method: str, path: str, fields: Fields, body: Sequence[bytes]) -> Call:
-    """Read a request.  Anything but a JSON object gives a ``Call`` without model; never raises."""
+    """Read a request.  Anything but a JSON object gives a ``Call`` with what its path says; never raises."""
     size = sum(map(len, body))
     if not size or not _is_json(fields):
-        return Call(method, path, text_bytes=0)
+        return _call(method, path, _Keys(), Prompt(), 1)
     if size > WHOLE_LIMIT:
-        return _from_ends(method, path, body, size)
+        return _from_ends(method, path, body)
     raw = body[0] if len(body) == 1 else b"".join(body)
     try:
-        seen = _body.decode(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return _call(method, path, _lenient(raw), _text_bytes(raw))
-    text = sum(map(_text_bytes, (seen.prompt, seen.input, seen.instructions, seen.system, seen.inputs)))
-    text += _text_bytes(seen.text_input) + _text_bytes(seen.tools)
+        seen: _Body | None = _body.decode(raw)
+    except _UNREADABLE:
+        seen = None
+    if seen is None or len(seen.messages or ()) > LOOKS:
+        keys = _lenient(raw)
+        return _call(method, path, keys, estimate([raw], raw[:_END_WINDOW]), _number(keys.n))
+    return _call(method, path, seen, _measure(seen), _choices(seen))
+
+
+def _call(method: str, path: str, seen: _Body | _Keys, prompt: Prompt, choices: int) -> Call:
+    model, stream = seen.model, seen.stream is True
+    in_path = _IN_PATH.search(path) if "odels/" in path else None
+    if in_path is not None:
+        # There the path is what the server goes by.
+        model = in_path["model"]
+        stream = (
+            stream or (in_path["method"] or "").startswith("stream") or in_path["triton"] == "generate_stream"
+        )
+    elif method == "POST" and path.endswith(("/generate_stream", "/api/generate", "/api/chat")):
+        # TGI's stream has a path of its own; Ollama streams unless it is told not to.
+        stream = path.endswith("_stream") or seen.stream is not False
+    if not isinstance(model, str) or len(model) > _MODEL_LIMIT:
+        model = None
+    text_only = prompt.whole and prompt.text_bytes > 0 and prompt.tokens == 0
+    return Call(method, path, model, stream, choices, prompt.text_bytes, prompt.tokens, text_only)
+
+
+_said = attrgetter(
+    "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio"
+)  # fmt: skip
+_SILENT: Final = (_NONE,) * 7
+_texts = attrgetter(
+    "prompt", "input", "inputs", "text", "text_input", "contents", "input_ids", "context", "system",
+    "instructions", "systemInstruction", "system_instruction", "suffix", "input_prefix", "input_suffix",
+    "input_extra",
+)  # fmt: skip
+_hidden = attrgetter(
+    "images", "image_data", "audio_data", "video_data", "input_embeds", "prompt_embeds",
+    "previous_response_id", "conversation", "cachedContent", "cached_content", "session_params",
+)  # fmt: skip
+
+
+def _measure(seen: _Body) -> Prompt:
+    prompt = Prompt()
     for message in seen.messages or ():
-        text += _text_bytes(message.content) + len(message.reasoning_content) + len(message.tool_calls)
-    return _call(method, path, seen, text)
+        prompt.add(message.content)
+        said = _said(message)
+        if said != _SILENT:
+            _measure_said(prompt, *said)
+    if _is_object(seen.text):  # a format (Responses), not a prompt (SGLang)
+        seen.text = _NONE
+    for value in _texts(seen):
+        if value is not _NONE:
+            prompt.add(value)
+    prompt.add_json(seen.tools)
+    prompt.add_json(seen.functions)
+    prompt.hidden(_hidden(seen))
+    if _is_object(seen.prompt):  # a stored one (Responses), or one with images (llama.cpp)
+        prompt.whole = False
+    return prompt
 
 
-def _call(method: str, path: str, seen: _Body | _Keys, text_bytes: int) -> Call:
-    model = seen.model if isinstance(seen.model, str) and len(seen.model) <= _MODEL_LIMIT else None
-    n = seen.n if isinstance(seen.n, int) and not isinstance(seen.n, bool) and 1 <= seen.n <= 1024 else 1
-    return Call(method, path, model, seen.stream is True, n, text_bytes)
+def _measure_said(prompt: Prompt, calls: Raw, call: Raw, *others: Raw) -> None:
+    """What a message holds beside its content."""
+    prompt.add(calls)
+    prompt.add(call)
+    for thought in others[:3]:
+        if len(thought) and bytes(thought) != b"null":  # who sends it by two names sends it twice
+            prompt.add(thought)
+            break
+    prompt.hidden(others[3:])
+
+
+def _is_object(raw: Raw) -> bool:
+    return len(raw) > 0 and memoryview(raw)[0] == 0x7B
+
+
+def _choices(seen: _Body) -> int:
+    """How many answers were asked for, by whichever name."""
+    for value in (seen.n, seen.n_cmpl):
+        if value is not None:
+            return _number(value)
+    for settings in (seen.sampling_params, seen.generationConfig, seen.generation_config):
+        if len(settings):
+            try:
+                within = _within.decode(settings)
+            except _UNREADABLE:
+                continue
+            for value in (within.n, within.candidateCount, within.candidate_count):
+                if value is not None:
+                    return _number(value)
+    return 1
+
+
+def _number(n: object) -> int:
+    return n if isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _CHOICES_MAX else 1
 
 
 def _is_json(fields: Fields) -> bool:
@@ -101,24 +247,15 @@ def _is_json(fields: Fields) -> bool:
     return True  # many clients and test scripts leave it out
 
 
-def _text_bytes(raw: Raw | bytes) -> int:
-    """Bytes of text in a JSON value: images and audio in base64 do not count, nor do a string's quotes."""
-    data = bytes(raw)
-    size = len(data)
-    if size > 64 and b";base64," in data:
-        size -= sum(len(found) - 8 for found in _IMAGE.findall(data))
-    return max(0, size - 2) if size and data[0] == 0x22 else size
-
-
 def _lenient(raw: bytes) -> _Keys:
     """The keys of a body whose other parts are not what they should be."""
     try:
         return _keys.decode(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except _UNREADABLE:
         return _Keys()
 
 
-def _from_ends(method: str, path: str, body: Sequence[bytes], size: int) -> Call:
+def _from_ends(method: str, path: str, body: Sequence[bytes]) -> Call:
     """Keys from the two ends of a large body, without a pass over its middle.
 
     A piece that closes as an object at the body's very beginning, or at its very end, can only hold
@@ -133,7 +270,7 @@ def _from_ends(method: str, path: str, body: Sequence[bytes], size: int) -> Call
     for at in _TAIL_CUT.finditer(tail):
         try:
             end = _keys.decode(b"{" + tail[at.end() :])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             continue
         seen = _Keys(
             end.model if end.model is not None else seen.model,
@@ -141,31 +278,7 @@ def _from_ends(method: str, path: str, body: Sequence[bytes], size: int) -> Call
             end.n if end.n is not None else seen.n,
         )
         break
-    return _call(method, path, seen, max(0, size - _image_bytes(body)))
-
-
-def _image_bytes(body: Sequence[bytes]) -> int:
-    """Bytes of base64 in the data URLs of a body; a run may go on over any number of its pieces."""
-    count, inside, tail = 0, False, b""
-    for piece in body:
-        at = 0
-        seam = -1 if inside else (tail + piece[: len(_BASE64) - 1]).find(_BASE64)
-        if seam >= 0:
-            inside, at = True, seam + len(_BASE64) - len(tail)
-        while True:
-            if not inside:
-                at = piece.find(_BASE64, at)
-                if at < 0:
-                    break
-                at += len(_BASE64)
-            end = piece.find(b'"', at)
-            inside = end < 0
-            count += (len(piece) if inside else end) - at
-            if inside:
-                break
-            at = end
-        tail = piece[1 - len(_BASE64) :]
-    return count
+    return _call(method, path, seen, estimate(body, head), _number(seen.n))
 
 
 def _join_until(body: Sequence[bytes], size: int, *, from_end: bool = False) -> bytes:

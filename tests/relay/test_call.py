@@ -33,7 +33,7 @@ def user(content: Any) -> dict[str, Any]:
 
 def test_a_chat_request() -> None:
     call = read({"model": "m", "stream": True, "n": 2, "messages": [user("abc")]})
-    assert call == Call("POST", "/v1/x", "m", True, 2, 3)
+    assert call == Call("POST", "/v1/x", "m", True, 2, 3, text_only=True)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,9 @@ def test_a_chat_request() -> None:
         ({"prompt": "abcd"}, 4),
         ({"input": "ab", "instructions": "cd"}, 4),
         ({"messages": [user("ab"), user("cde")]}, 5),
-        ({"messages": [user([{"type": "text", "text": "ab"}])]}, len('[{"type": "text", "text": "ab"}]')),
-        ({"prompt": "ab", "tools": []}, 2 + len("[]")),
+        ({"messages": [user([{"type": "text", "text": "ab"}])]}, 2),
+        ({"prompt": "ab", "tools": []}, 2),
+        ({"prompt": "ab", "tools": [{"a": 1}]}, 2 + len('[{"a": 1}]')),
         ({"model": "much-longer-than-anything"}, 0),
         ({"messages": []}, 0),
     ],
@@ -88,6 +89,75 @@ def test_choices(n: object, choices: int) -> None:
 @pytest.mark.parametrize("stream", [False, 1, "true", None, []])
 def test_only_true_is_a_wish_for_a_stream(stream: object) -> None:
     assert read({"stream": stream}).stream is False
+
+
+@pytest.mark.parametrize(
+    ("body", "choices"),
+    [
+        ({"sampling_params": {"n": 3}}, 3),  # SGLang
+        ({"sampling_params": [{"n": 3}]}, 1),  # a batch
+        ({"n_cmpl": 4}, 4),  # llama.cpp
+        ({"generationConfig": {"candidateCount": 2, "responseSchema": {"n": 9}}}, 2),  # Gemini
+        ({"generation_config": {"candidate_count": 2}}, 2),
+        ({"generationConfig": {"candidateCount": "2"}}, 1),
+        ({"n": 2, "sampling_params": {"n": 3}}, 2),
+        ({"sampling_params": 7}, 1),
+    ],
+)
+def test_choices_by_other_names(body: dict[str, Any], choices: int) -> None:
+    assert read(body).choices == choices
+
+
+# ---------------------------------------------------------------- what the path says
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "stream"),
+    [
+        ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", "gemini-2.5-pro", True),
+        ("/v1beta/models/gemini-2.5-pro:generateContent", "gemini-2.5-pro", False),
+        ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent", "g", True),
+        ("/v1/projects/p/locations/l/publishers/anthropic/models/claude:streamRawPredict", "claude", True),
+        ("/v2/models/llama/generate_stream", "llama", True),
+        ("/v2/models/llama/versions/3/generate_stream/", "llama", True),
+        ("/v2/models/llama/generate", "llama", False),
+        ("/v1/models/ft:abc", "body", False),
+        ("/v1/models/llama", "body", False),
+        ("/v1beta/models/" + "x" * 257 + ":generateContent", None, False),
+        ("/generate_stream", "body", True),
+        ("/tgi/generate_stream", "body", True),
+        ("/generate", "body", False),
+        ("/v1/chat/completions", "body", False),
+    ],
+)
+def test_the_path_names_the_model_and_wishes_for_a_stream(path: str, model: str | None, stream: bool) -> None:
+    call = read_call("POST", path, JSON, [b'{"model":"body"}'])
+    assert (call.model, call.stream) == (model, stream)
+
+
+def test_a_path_says_so_without_any_body_that_can_be_read() -> None:
+    for body in ([], [b"nonsense"], [b"[]"]):
+        call = read_call("POST", "/v1beta/models/g:streamGenerateContent", [], body)
+        assert (call.model, call.stream) == ("g", True)
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/ollama/api/chat"])
+@pytest.mark.parametrize(
+    ("method", "body", "stream"),
+    [
+        ("POST", {"model": "m"}, True),
+        ("POST", {"model": "m", "stream": None}, True),
+        ("POST", {"model": "m", "stream": True}, True),
+        ("POST", {"model": "m", "stream": False}, False),
+        ("POST", {"model": "m", "stream": False, "prompt": LARGE}, False),
+        ("POST", {"model": "m", "prompt": LARGE}, True),
+        ("GET", {}, False),
+    ],
+)
+def test_ollama_streams_unless_told_not_to(
+    path: str, method: str, body: dict[str, Any], stream: bool
+) -> None:
+    assert read_call(method, path, JSON, [json.dumps(body).encode()]).stream is stream
 
 
 @pytest.mark.parametrize(
