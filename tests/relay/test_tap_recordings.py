@@ -1,29 +1,41 @@
-"""Every recorded exchange through the tap: the server's own count, TTFT by a naive reader, any cut."""
+"""Every recorded exchange through the tap: the server's own count, TTFT by hand, nothing silent, any cut."""
 
 from __future__ import annotations
 
 import json
 import random
-from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.link import Stream
 from proxy.relay.streamtap import StreamTap
-from proxy.relay.tap import Tap, open_tap
-from tests.helpers.recordings import Pieces, Recording, load, names
-from tests.helpers.taps import MS
+from tests.helpers.naive import events, family, is_stream, outputs, servers_number
+from tests.helpers.played import opened, played
+from tests.helpers.recordings import Recording, load, names
+from tests.helpers.taps import arrivals, pairs, sizes
+from tests.relay.recorded_firsts import FIRST
 
-OPENAI = ("/chat/completions", "/completions")
+DIALECT = {
+    "chat": "openai.chat",
+    "completions": "openai.completions",
+    "responses": "openai.responses",
+    "messages": "anthropic.messages",
+    "native": "llamacpp.completion",
+}
 
-#: Recordings whose events cannot tell the number of tokens, and why.  (``reported``, ``counted``)
+#: Recordings whose events tell another number of tokens than their server, and why.  (reported, counted)
 HELD_BACK = "half a UTF-8 character is held back until its other half comes: two tokens in one event"
 CUT_OFF = "the limit cuts the answer in the middle of a UTF-8 character, which is never sent"
+GATHERED = "the server gathers several tokens in one event where it fell behind its engine"
+ONE_OF_TWO = "the server reports one of its two choices"
 EXCEPTIONS: dict[str, tuple[int, int, str]] = {
     "llama.cpp__chat_stream": (40, 39, HELD_BACK),
     "llama.cpp__chat_stream_include_usage": (40, 39, HELD_BACK),
     "llama.cpp__chat_stream_long_output_1000": (850, 834, HELD_BACK),
     "llama.cpp__error_unknown_model": (40, 39, HELD_BACK),
+    "llama.cpp__messages_stream": (24, 23, HELD_BACK),
+    "llama.cpp__responses_stream": (24, 20, HELD_BACK),
     "llama.cpp__stall_victim_b256_ub256": (800, 799, HELD_BACK),
     "transformers__chat_stream": (40, 39, HELD_BACK),
     "transformers__chat_stream_continuous_usage": (40, 39, HELD_BACK),
@@ -35,147 +47,138 @@ EXCEPTIONS: dict[str, tuple[int, int, str]] = {
     "transformers__chat_stream_tools_required": (80, 79, HELD_BACK),
     "transformers__completions_stream": (40, 38, HELD_BACK),
     "transformers__error_context_too_long": (28, 26, HELD_BACK),
-    "vllm__chat_stream": (40, 39, HELD_BACK),
+    "transformers__responses_nonstream": (24, 22, HELD_BACK),
     "vllm__chat_stream_include_usage": (40, 38, HELD_BACK),
     "vllm__chat_stream_long_output_1000": (900, 868, HELD_BACK),
+    "vllm__messages_stream": (24, 22, HELD_BACK),
+    "vllm__responses_stream": (24, 22, GATHERED),
+    "llama.cpp__chat_stream_n2": (16, 32, ONE_OF_TWO),
+    "llama.cpp__completions_stream_two_prompts": (10, 20, ONE_OF_TWO),
+}
+
+#: Recordings that carry no number, but ran into the limit that was asked for: that many tokens were made.
+LIMITED: dict[str, tuple[int, int, str]] = {
+    "vllm__chat_stream": (40, 39, HELD_BACK),
     "vllm__stall_intruder_no_chunked_prefill": (4, 3, HELD_BACK),
     "vllm__chat_stream_tools_required": (80, 52, "the tool parser hides the tokens around the arguments"),
-    "llama.cpp__chat_stream_n2": (16, 32, "the server reports one of its two choices"),
-    "llama.cpp__completions_stream_two_prompts": (10, 20, "the server reports one of its two choices"),
 }
 
-#: Time to the first output event, by hand, from the recordings' stamps (ns since the request was sent).
-TTFT_BY_HAND: dict[str, int] = {
-    "vllm__chat_stream": 48_173_949,  # behind a role event with content ""
-    "vllm__chat_stream_tools_required": 238_409_264,  # behind the role and the call's name
-    "vllm__chat_stream_continuous_usage": 17_074_274,  # two tokens at once
-    "vllm__stall_intruder_no_chunked_prefill": 938_478_430,  # behind an event with text ""
-    "vllm__completions_stream": 9_090_246,
-    "llama.cpp__chat_stream_long_prompt": 1_447_254_480,  # in one piece with the role event
-    "llama.cpp__chat_stream_ping_comments": 3_455_649_047,  # behind two comments
-    "llama.cpp__queued_behind_4": 1_053_800_515,
-    "llama.cpp__completions_stream_two_prompts": 2_168_272,  # behind ``null``, and of choice 1
-    "transformers__chat_stream_long_prompt": 242_265_879,  # behind a role event before the prefill
-}
-
-
-def opened(recording: Recording, *, cap: int = 20_000) -> Tap:
-    asked = recording.asked.get("n", 1)
-    response = recording.response()
-    return open_tap(
-        path=recording.path,
-        content_type=response.header(b"content-type"),
-        content_encoding=response.header(b"content-encoding"),
-        ttft_ns=100 * MS,
-        tbt_ns=2 * MS,
-        t0_ns=0,
-        arrivals_cap=cap,
-        choices=asked if isinstance(asked, int) else 1,
-    )
-
-
-def played(recording: Recording, pieces: Pieces | None = None) -> Stream:
-    """A recording through a tap, with its own stamps."""
-    tap, response = opened(recording), recording.response()
-    for at_ns, data in response.body if pieces is None else pieces:
-        tap.feed(data, at_ns)
-    tap.finish(recording.pieces[-1][0], response.complete)
-    stream = tap.to_stream()
-    assert tap.faults == 0
-    return stream
-
-
-def is_stream(recording: Recording) -> bool:
-    return recording.response().header(b"content-type").startswith(b"text/event-stream")
-
+#: Their running usage is told event by event, and the sizes are not: nothing is ever apportioned by them.
+SIZELESS = {"llama.cpp__native_completion_stream"}
 
 STREAMS = [name for name in names() if is_stream(load(name))]
-CHATS = [name for name in STREAMS if load(name).path.endswith(OPENAI)]
 
 
-def naive_events(recording: Recording) -> list[tuple[int, Any]]:
-    """(stamp of the piece that completes it, its JSON) of each data event: naive, and no product code."""
-    events, text = [], b""
-    for at_ns, data in recording.response().body:
-        text += data
-        while b"\n\n" in text:
-            block, _, text = text.partition(b"\n\n")
-            for line in block.split(b"\n"):
-                if line.startswith(b"data: ") and line != b"data: [DONE]":
-                    events.append((at_ns, json.loads(line[6:])))
-    return events
+def loud(recording: Recording) -> list[tuple[int, list[tuple[int, str]]]]:
+    """(stamp, outputs) of the events with output."""
+    found = [(at_ns, outputs(recording, event)) for at_ns, event in events(recording)]
+    return [(at_ns, texts) for at_ns, texts in found if texts]
 
 
-def has_output(event: Any) -> bool:
-    for choice in (event or {}).get("choices", ()):
-        delta = choice.get("delta") or {}
-        calls = [call["function"].get("arguments") for call in delta.get("tool_calls") or ()]
-        if choice.get("text") or delta.get("content") or delta.get("reasoning_content") or any(calls):
-            return True
-    return False
-
-
-def servers_number(recording: Recording) -> int | None:
-    """The server's own count: usage, else timings, else the limit where the answer ran into it."""
-    events = [event for _, event in naive_events(recording) if event]
-    usage = [event["usage"]["completion_tokens"] for event in events if event.get("usage")]
-    timings = [event["timings"]["predicted_n"] for event in events if event.get("timings")]
-    reasons = [choice.get("finish_reason") for event in events for choice in event.get("choices", ())]
-    lengths = reasons.count("length")
-    limit = recording.asked.get("max_tokens")
-    if usage:
-        return int(usage[-1])
-    if timings:
-        return int(timings[-1])
-    return lengths * limit if lengths and isinstance(limit, int) else None
+def stamps(stream: Stream) -> list[list[int]]:
+    """The arrivals of each choice in nanoseconds."""
+    return [[at_ns for at_ns, _ in pairs(packed)] for packed in stream.choices]
 
 
 def test_there_are_as_many_as_were_recorded() -> None:
     assert len(names()) == 105
     assert len(STREAMS) == 72
-    assert len(CHATS) == 65
+    assert list(FIRST) == STREAMS
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_each_family_has_its_dialect(name: str) -> None:
+    stream = played(load(name))
+    assert stream.dialect == DIALECT[family(load(name)) or ""]
+    assert (stream.unmeasured, stream.broken) == (None, 0)
+
+
+# ---------------------------------------------------------------- how many
+
+
+@pytest.mark.parametrize("name", STREAMS)
 def test_the_count_is_the_servers(name: str) -> None:
     recording = load(name)
-    stream = played(recording)
-    number = servers_number(recording)
+    stream, number = played(recording), servers_number(load(name))
     if name in EXCEPTIONS:
         assert (number, stream.tokens) == EXCEPTIONS[name][:2]
     elif number is not None:
         assert stream.tokens == number
-    else:  # cut before the server could tell, or stopped by a word: one token for each event with output
-        assert stream.tokens == sum(has_output(event) for _, event in naive_events(recording))
-    assert stream.unmeasured is None
-    assert stream.broken == 0
+    elif stream.tokens_source == "events":  # nobody said: one token for each event with output
+        assert stream.tokens == FIRST[name][1]
 
 
-@pytest.mark.parametrize("name", [name for name, why in EXCEPTIONS.items() if why[2] is HELD_BACK])
+@pytest.mark.parametrize("name", [name for name in STREAMS if servers_number(load(name)) is None])
+def test_without_a_number_the_limit_tells_where_the_answer_ran_into_it(name: str) -> None:
+    recording = load(name)
+    limit = recording.asked.get("max_tokens")
+    assert isinstance(limit, int)
+    reasons = [
+        choice["finish_reason"]
+        for _, event in events(recording)
+        for choice in (event or {}).get("choices", ())
+        if choice.get("finish_reason")
+    ]
+    made, counted = limit * len(reasons), played(recording).tokens
+    if set(reasons) != {"length"}:
+        assert name not in LIMITED
+    elif name in LIMITED:
+        assert (made, counted) == LIMITED[name][:2]
+    else:
+        assert counted == made
+
+
+HELD = [name for name, why in (EXCEPTIONS | LIMITED).items() if why[2] is HELD_BACK]
+
+
+@pytest.mark.parametrize("name", HELD)
 def test_where_events_fall_short_characters_were_held_back(name: str) -> None:
-    text = "".join(
-        choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-        for _, event in naive_events(load(name))
-        for choice in event.get("choices", ())
-    )
+    text = "".join(text for _, texts in loud(load(name)) for _, text in texts)
     assert not text.isascii()
 
 
-@pytest.mark.parametrize("name", CHATS)
-def test_ttft_is_the_first_output(name: str) -> None:
+# ---------------------------------------------------------------- which events, and the first of them
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_ttft_is_the_first_output_by_hand(name: str) -> None:
+    stream, (at_ns, _, _) = played(load(name)), FIRST[name]
+    assert min(lane[0] for lane in stamps(stream)) == at_ns
+    firsts = (stream.first_reasoning_ns, stream.first_answer_ns, stream.first_tool_ns)
+    assert min(stamp for stamp in firsts if stamp is not None) == at_ns
+    assert stream.first_event_ns == events(load(name))[0][0] <= at_ns
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_no_event_without_output_is_counted(name: str) -> None:
+    """Roles, progress, lifecycle, usage, timings, errors: none of them is an arrival of any choice."""
     recording = load(name)
+    found = loud(recording)
+    silent = [at_ns for at_ns, event in events(recording) if not outputs(recording, event)]
+    assert (len(found), len(silent)) == FIRST[name][1:]
     stream = played(recording)
-    first = next(at_ns for at_ns, event in naive_events(recording) if has_output(event))
-    assert min(int.from_bytes(packed[:8], "little") for packed in stream.choices) == first
-    stamps = (stream.first_reasoning_ns, stream.first_answer_ns, stream.first_tool_ns)
-    assert min(at_ns for at_ns in stamps if at_ns is not None) == first
-    assert stream.first_event_ns == naive_events(recording)[0][0]
+    choices = sorted({choice for _, texts in found for choice, _ in texts})
+    for lane, choice in zip(stamps(stream), choices, strict=True):
+        brought = [at_ns for at_ns, texts in found for one, _ in texts if one == choice]
+        assert lane == brought  # each of them once, in order, and nothing else
+    only_silent = set(silent) - {at_ns for at_ns, _ in found}
+    assert not only_silent & {at_ns for lane in stamps(stream) for at_ns in lane}
+    assert stream.events == sum(len(texts) for _, texts in found)
 
 
-@pytest.mark.parametrize(("name", "at_ns"), TTFT_BY_HAND.items())
-def test_ttft_by_hand(name: str, at_ns: int) -> None:
-    packed = played(load(name)).choices
-    assert min(int.from_bytes(each[:8], "little") for each in packed) == at_ns
+@pytest.mark.parametrize("name", [name for name in STREAMS if name not in SIZELESS])
+def test_content_is_measured_in_bytes_of_utf8(name: str) -> None:
+    found = loud(load(name))
+    for choice, lane in enumerate(sizes(played(load(name)))):
+        texts = [text for _, texts in found for one, text in texts if one == choice]
+        assert lane == [len(text.encode()) for text in texts]
+
+
+def comparable(name: str, stream: Stream) -> tuple[Stream, object]:
+    """The facts of a stream, without sizes where they depend on the way that an event takes."""
+    if name not in SIZELESS:
+        return stream, None
+    return msgspec.structs.replace(stream, choices=()), arrivals(stream)
 
 
 @pytest.mark.parametrize("name", names())
@@ -190,18 +193,9 @@ def test_any_recording_passes_however_it_is_cut(name: str) -> None:
         single += [(at_ns, data[i : i + 1]) for i in range(len(data))]
     whole = played(recording)
     assert whole.unmeasured is None
-    assert played(recording, tuple(cut)) == whole
+    assert comparable(name, played(recording, tuple(cut))) == comparable(name, whole)
     if len(single) < 20_000:
-        assert played(recording, tuple(single)) == whole
-
-
-@pytest.mark.parametrize("name", [name for name in STREAMS if name not in CHATS])
-def test_other_apis_are_generic(name: str) -> None:
-    recording = load(name)
-    stream = played(recording)
-    assert stream.dialect == "generic"
-    assert stream.tokens == len(naive_events(recording))
-    assert stream.finished
+        assert comparable(name, played(recording, tuple(single))) == comparable(name, whole)
 
 
 ENDS: dict[str, tuple[bool, str | None, str | None]] = {
@@ -219,6 +213,12 @@ ENDS: dict[str, tuple[bool, str | None, str | None]] = {
     "vllm__chat_client_disconnect": (False, None, None),
     "llama.cpp__error_context_too_long": (True, None, "exceed_context_size_error"),
     "vllm__error_unknown_model": (True, None, "NotFoundError"),
+    "vllm__responses_stream": (True, "max_output_tokens", None),  # in an event named response.completed
+    "llama.cpp__responses_stream": (True, "completed", None),
+    "transformers__responses_nonstream": (True, "completed", None),
+    "vllm__messages_stream": (True, "max_tokens", None),
+    "llama.cpp__messages_stream": (True, "max_tokens", None),
+    "llama.cpp__native_completion_stream": (True, "limit", None),
 }
 
 
@@ -238,6 +238,9 @@ def test_how_it_ended(name: str, end: tuple[bool, str | None, str | None]) -> No
         ("vllm__chat_stream_logprobs", "logprobs"),
         ("llama.cpp__chat_stream_logprobs", "logprobs"),
         ("vllm__chat_stream", "events"),
+        ("vllm__responses_stream", "events"),
+        ("llama.cpp__messages_stream", "events"),
+        ("llama.cpp__native_completion_stream", "running_usage"),
     ],
 )
 def test_how_it_was_counted(name: str, source: str) -> None:
