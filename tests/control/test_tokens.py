@@ -271,6 +271,12 @@ def test_more_numbers_than_choices_and_fewer() -> None:
     assert told(choices=[[at(50)], [at(50)]], output=4, reported=(2,)) == ([[2], [2]], DONE)
 
 
+def test_a_negative_size_is_no_arrival() -> None:
+    broken = msgspec.structs.replace(stream(at(50)), choices=(bytes(8) + b"\xff" * 8,))
+    with pytest.raises(ValueError, match="negative"):
+        count(broken)
+
+
 def test_packed_arrivals_are_not_written_to() -> None:
     held = stream(at(50), at(60), usage=Usage(output=3))
     before = held.choices
