@@ -32,6 +32,8 @@ CHOICES_MAX: Final = 128
 _DATA: Final = b"data: "
 _HEAD_MAX: Final = 128
 _ID_TRIES: Final = 8
+#: Bytes of an event whose dialect tells tokens so far instead: nothing is apportioned over such events.
+_ONE_MORE: Final = 1
 _RUNNING: Final = RANKS[RUNNING_USAGE]
 
 
@@ -134,8 +136,10 @@ class StreamTap:
                         size = self._quick_size(body)
                     except BROKEN:
                         size = 0
+                    track = self._one
+                    if size < 0 and size + track.tokens == -1:
+                        size = _ONE_MORE
                     if size > 0:
-                        track = self._one
                         at = at_ns - self.t0_ns
                         if at > track.due_ns:
                             track.late_at(at)
@@ -156,7 +160,7 @@ class StreamTap:
         """There are ``tokens`` now, by running usage; false: no more than before."""
         growth = tokens - self._one.tokens
         if growth > 0:
-            self._one.arrive(at_ns - self.t0_ns, growth, 0)
+            self._one.arrive(at_ns - self.t0_ns, growth, _ONE_MORE)
             if growth > 1:
                 self._counter.several = True
         return growth > 0

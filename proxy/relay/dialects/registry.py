@@ -16,11 +16,14 @@ from proxy.relay.dialects.anthropic import AnthropicMessages
 from proxy.relay.dialects.base import BROKEN, Dialect
 from proxy.relay.dialects.gemini import GeminiGenerate
 from proxy.relay.dialects.generic import Generic
+from proxy.relay.dialects.llamacpp import LlamaCppCompletion
 from proxy.relay.dialects.ollama import OllamaChat, OllamaGenerate
 from proxy.relay.dialects.openai_chat import OpenAIChat
 from proxy.relay.dialects.openai_completions import OpenAICompletions
 from proxy.relay.dialects.openai_responses import OpenAIResponses
+from proxy.relay.dialects.sglang import SGLangGenerate
 from proxy.relay.dialects.tgi import TGIGenerate
+from proxy.relay.dialects.triton import TritonGenerate
 
 GENERIC: Final[Dialect] = Generic()
 
@@ -30,9 +33,12 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     OpenAICompletions(),
     OpenAIResponses(),
     AnthropicMessages(),
-    OllamaGenerate(),
+    OllamaGenerate(),  # before SGLang's: its path ends the same
     OllamaChat(),
+    SGLangGenerate(),
+    LlamaCppCompletion(),
     TGIGenerate(),
+    TritonGenerate(),
     GeminiGenerate(),
     GENERIC,
 )
