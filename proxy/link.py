@@ -114,7 +114,27 @@ class Ack(Struct, frozen=True, tag=True):
     seq: int
 
 
-Down = Table | Ack
+class PromptModel(Struct, frozen=True, array_like=True):
+    """How long one model's prompts are: ``fixed_tokens + text_bytes / bytes_per_token``."""
+
+    bytes_per_token: float
+    fixed_tokens: float = 0.0  # what a chat template adds to any prompt
+
+    def tokens(self, text_bytes: int) -> int:
+        """The tokens of a prompt with this many bytes of text (no text: none)."""
+        return round(self.fixed_tokens + text_bytes / self.bytes_per_token) if text_bytes else 0
+
+
+class PromptModels(Struct, frozen=True, tag=True):
+    """What was learned of prompt lengths, by model as clients name it (``""``: they name none).
+
+    All of it after a hello, later what has changed; a model that is not in it stays as it was.
+    """
+
+    models: dict[str, PromptModel]
+
+
+Down = Table | Ack | PromptModels
 
 
 # ---------------------------------------------------------------- upwards: worker -> control
@@ -240,6 +260,8 @@ class Facts(Struct, array_like=True):
     target: float = 0.9  # the fluidity to reach, as promised at the start; so is ``e2e_ns``
     e2e_ns: int | None = None
     lags: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns]: our own loop was late, the longest spans
+    prompt_text_bytes: int = 0  # 0: unknown, or the prompt was not text alone
+    connected_ns: int | None = None  # the connection that carried the request was ready (a kept one: taken)
 
 
 class FactsBatch(Struct, tag=True):

@@ -13,11 +13,12 @@ from typing import Protocol
 import msgspec
 
 from proxy.control.ledger import Ledger
+from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.snapshot import SloStats, Snapshot
 from proxy.control.store import Store
 from proxy.control.workers import Worker, Workers
-from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, SloSpec, Table, Up
+from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
 
 _log = logging.getLogger("legato.control")
 
@@ -51,6 +52,7 @@ class Controller:
         self.ledger = Ledger(table.slos)
         self.store = Store() if store is None else store
         self.workers = Workers()
+        self.prompts = Prompts()
         self.reload_ok = True
         self.draining = False
         self.since_unix_ns = unix_ns()
@@ -89,8 +91,19 @@ class Controller:
             return
         self.ledger.fold(settled)
         self.store.add_many(settled)
+        for each in settled:
+            self.prompts.settled(each.facts)
         for sink in self._sinks:
             sink(settled)
+
+    @property
+    def learned(self) -> PromptModels | None:
+        """What is known of prompt lengths, for a worker that comes; ``None``: nothing yet."""
+        return self.prompts.all()
+
+    def news(self) -> PromptModels | None:
+        """What was learned of prompt lengths since the last time, for all workers."""
+        return self.prompts.moved()
 
     def beat(self, worker: Worker, beat: Beat) -> None:
         """The picture of the streams in flight."""

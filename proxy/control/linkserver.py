@@ -24,6 +24,7 @@ from proxy.link import (
     Frames,
     Hello,
     LinkError,
+    PromptModels,
     Table,
     Up,
     decode_up,
@@ -41,6 +42,8 @@ QUEUE_LOW: Final = 2 * 1024 * 1024
 #: its scoring, some 0.3 ms and more, and counts for so many.
 STRIDE: Final = 64
 _STREAM_WEIGHT: Final = 16
+#: What was learned of prompt lengths goes to the workers at most so often.
+NEWS_EVERY_NS: Final = 1_000_000_000
 
 
 class Desk(Protocol):
@@ -48,6 +51,9 @@ class Desk(Protocol):
 
     @property
     def table(self) -> Table: ...
+    @property
+    def learned(self) -> PromptModels | None: ...
+    def news(self) -> PromptModels | None: ...
     def hello(self, hello: Hello) -> Worker: ...
     def facts(self, worker: Worker, batch: list[Facts]) -> None: ...
     def beat(self, worker: Worker, beat: Beat) -> None: ...
@@ -82,7 +88,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.gone(self)
 
-    def send(self, message: Table | Ack) -> None:
+    def send(self, message: Table | Ack | PromptModels) -> None:
         """Write one message; a connection that ends takes nothing."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame(message))
@@ -126,6 +132,7 @@ class LinkServer:
         self._queue: deque[tuple[Connection, bytes | list[Facts] | None]] = deque()
         self._queued_bytes = 0
         self._paused = False
+        self._news_at_ns = 0
         self._wake = asyncio.Event()
 
     # ------------------------------------------------------------ connections
@@ -220,8 +227,20 @@ class LinkServer:
                 break
         for connection in touched:
             connection.ack()
+        self._send_news()
         if self._paused and self._queued_bytes < QUEUE_LOW:
             self._pause(False)
+
+    def _send_news(self) -> None:
+        """Tell every worker what was learned; their beats see to it that this is looked at each second."""
+        now_ns = self._monotonic_ns()
+        if now_ns < self._news_at_ns:
+            return
+        self._news_at_ns = now_ns + NEWS_EVERY_NS
+        news = self._desk.news()
+        for connection in self._connections:
+            if news is not None and connection.worker is not None:
+                connection.send(news)
 
     def _left(self, connection: Connection) -> None:
         worker = connection.worker
@@ -265,6 +284,9 @@ class LinkServer:
             raise LinkError("a second Hello on one connection")
         connection.worker = self._desk.hello(hello)
         connection.send(self._desk.table)
+        learned = self._desk.learned
+        if learned is not None:
+            connection.send(learned)
 
 
 def _portion(facts: list[Facts]) -> int:

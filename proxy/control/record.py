@@ -95,12 +95,24 @@ class Record(Struct, frozen=True, kw_only=True):
     unmeasured: str | None
     ttft_target_s: float
     tbt_target_s: float
-    ttft_s: float | None
-    first_byte_s: float | None
-    first_event_s: float | None
-    first_reasoning_s: float | None
-    first_answer_s: float | None
-    first_tool_s: float | None
+    ttft_s: Annotated[float | None, Meta(description="The first token of any kind, since t = 0.")]
+    connected_s: Annotated[
+        float | None,
+        Meta(description="When the connection was ready (a kept one: taken), since t = 0: negative or 0."),
+    ]
+    first_byte_s: Annotated[
+        float | None, Meta(description="The response's first byte; a 1xx before the response is one too.")
+    ]
+    head_s: Annotated[
+        float | None,
+        Meta(description="The response's head was complete.  Servers send it before, or after, prefill."),
+    ]
+    first_event_s: Annotated[
+        float | None, Meta(description="The first event of any kind: a role, progress or usage is one too.")
+    ]
+    first_reasoning_s: Annotated[float | None, Meta(description="The first reasoning token.")]
+    first_answer_s: Annotated[float | None, Meta(description="The first token of answer text.")]
+    first_tool_s: Annotated[float | None, Meta(description="The first token of a tool call's arguments.")]
     tbt_s: TbtSeconds | None
     tpot_s: float | None
     normalized_latency_s: float | None

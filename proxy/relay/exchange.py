@@ -61,6 +61,7 @@ class Exchange:
         "call",
         "client",
         "connect_ns",
+        "connected_ns",
         "connection",
         "delay_counts",
         "delay_sum_ns",
@@ -99,6 +100,7 @@ class Exchange:
         self.head_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.connect_ns = 0
+        self.connected_ns: int | None = None
         self.attempts = 1
         self.peer: str | None = None
         self.blocked: list[tuple[int, int]] = []
@@ -160,6 +162,10 @@ class Exchange:
         return connection
 
     # ------------------------------------------------------------------ what the upstream says
+
+    def on_connected(self, at_ns: int) -> None:
+        """The connection is there, and the request goes out on it."""
+        self.connected_ns = at_ns
 
     def on_request_sent(self, at_ns: int) -> None:
         """t = 0, unless a response began before."""
@@ -352,6 +358,8 @@ class Exchange:
             self._timer = None
         if self._blocked_from_ns is not None:
             self._unblock(at_ns)
+        if self.first_byte_ns is None and self.connection is not None:
+            self.first_byte_ns = self.connection.first_byte_ns  # of what never became a head
         if self.tap is not None:
             self.tap.finish(at_ns, end == "complete")
         self.connection = self._feed = None

@@ -63,6 +63,8 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         target=arm.slo.target,
         e2e_ns=arm.slo.e2e_ns,
         lags=longest(lags, _LAGS),
+        prompt_text_bytes=call.text_bytes if call.text_only else 0,
+        connected_ns=exchange.connected_ns,
     )
 
 

@@ -24,6 +24,7 @@ from proxy.link import (
     Frames,
     Hello,
     LinkError,
+    PromptModels,
     Table,
     decode_down,
     frame,
@@ -38,13 +39,22 @@ _RETRY_S: Final = 0.2
 
 
 class LinkClient(asyncio.Protocol):
-    """See the module.  ``on_table`` is called with each table, on the loop."""
+    """See the module.  On the loop, ``on_table`` is called with each table, ``on_learned`` with what was
+    learned of prompts' lengths."""
 
-    def __init__(self, worker: int, pid: int, path: str, on_table: Callable[[Table], None]) -> None:
+    def __init__(
+        self,
+        worker: int,
+        pid: int,
+        path: str,
+        on_table: Callable[[Table], None],
+        on_learned: Callable[[PromptModels], None] = lambda _: None,
+    ) -> None:
         self.worker = worker
         self.pid = pid
         self.path = path
         self.on_table = on_table
+        self.on_learned = on_learned
         self.incarnation = secrets.token_hex(8)
         self.next_seq = 1
         self.acked = 0
@@ -150,6 +160,8 @@ class LinkClient(asyncio.Protocol):
                 message = decode_down(payload)
                 if isinstance(message, Ack):
                     self._ack(message.seq)
+                elif isinstance(message, PromptModels):
+                    self.on_learned(message)
                 else:
                     self.on_table(message)
         except LinkError as error:

@@ -200,6 +200,8 @@ class PullConnection:
             self._sink.on_bodies([], at_ns)
 
     async def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith("send_request_headers.started") and self._sink is not None:
+            self._sink.on_connected(monotonic_ns())
         if event.endswith("send_request_body.complete") and self._sink is not None:
             self._sink.on_request_sent(monotonic_ns())
 

@@ -10,13 +10,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from proxy.link import Match, SloSpec, Table
+from proxy.link import Match, PromptModel, PromptModels, SloSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
 from scoring.deadlines import DeadlineCurve
 
 #: Answers kept for calls that no header decides; models are clients' text, so the number is bounded.
 _MEMORY: Final = 1024
+#: Models whose prompts' lengths are kept.
+_LENGTHS: Final = 256
 
 
 class Arm(Struct, frozen=True):
@@ -28,6 +30,25 @@ class Arm(Struct, frozen=True):
     tbt_ns: int
     prompt_tokens: int  # estimated
     dialect: str | None = None  # set by the route
+
+
+class PromptLengths:
+    """What was learned of prompt lengths, by model.  It outlives tables, and the process that told it."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, PromptModel] = {}
+
+    def learn(self, learned: PromptModels) -> None:
+        """Take what is new; past the bound those go that were not told anew for longest."""
+        for name, model in learned.models.items():
+            self._models.pop(name, None)
+            self._models[name] = model
+        for name in list(self._models)[:-_LENGTHS]:
+            del self._models[name]
+
+    def tokens(self, call: Call, otherwise: PromptModel) -> int:
+        """The prompt's tokens: those that were given as ids, and an estimate of the text's."""
+        return call.tokens + self._models.get(call.model or "", otherwise).tokens(call.text_bytes)
 
 
 class _Rule:
@@ -53,10 +74,11 @@ class _Rule:
 
 
 class RouteTable:
-    """Compiled routes and SLOs of one ``Table``."""
+    """Compiled routes and SLOs of one ``Table``.  ``lengths``: what was learned, and will be."""
 
-    def __init__(self, table: Table) -> None:
-        self.bytes_per_token = table.bytes_per_token
+    def __init__(self, table: Table, lengths: PromptLengths | None = None) -> None:
+        self._lengths = PromptLengths() if lengths is None else lengths
+        self._unlearned = PromptModel(table.bytes_per_token)
         self._default = table.backends[0].name if table.backends else None
         self._routes = [(_Rule(route.match), route) for route in table.routes]
         self._slos = [(_Rule(s.match), s, DeadlineCurve(s.ttft_points)) for s in table.slos]
@@ -76,7 +98,7 @@ class RouteTable:
         backend, dialect, slo, curve = found
         if backend is None:
             return None
-        prompt_tokens = int(call.text_bytes / self.bytes_per_token)
+        prompt_tokens = self._lengths.tokens(call, self._unlearned)
         return Arm(backend, slo, curve.at(prompt_tokens), slo.tbt_ns, prompt_tokens, dialect)
 
     def excluded(self, path: str) -> bool:

@@ -54,6 +54,7 @@ class Sink(Protocol):
     """What an exchange offers to the connection that carries it.  Every call is synchronous and returns at
     once; ``at_ns`` is the stamp of the read that brought it."""
 
+    def on_connected(self, at_ns: int) -> None: ...
     def on_request_sent(self, at_ns: int) -> None: ...
     def on_head(self, head: ResponseHead, at_ns: int) -> None: ...
     def on_chunk(self, data: bytes, start: int, at_ns: int) -> None: ...
@@ -159,6 +160,7 @@ class Connection(asyncio.Protocol):
         assert self.transport is not None
         self.sink = sink
         self.first_byte_ns = None
+        sink.on_connected(monotonic_ns())
         self._head_only = request.method == b"HEAD"
         self._upload_chunked = request.chunked
         self._sending = True

@@ -24,7 +24,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from proxy.clock import monotonic_ns, unix_ns
-from proxy.link import BackendSpec, Beat, GroupNow, Stream, Table, Timeouts
+from proxy.link import BackendSpec, Beat, GroupNow, PromptModels, Stream, Table, Timeouts
 from proxy.parent import die_with_parent
 from proxy.relay import flight
 from proxy.relay.delays import Octaves
@@ -37,7 +37,7 @@ from proxy.relay.listener import Listeners, check_seams
 from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
-from proxy.relay.route import RouteTable
+from proxy.relay.route import PromptLengths, RouteTable
 from proxy.tasks import report, report_from_loop, spawn
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Worker:
     def __init__(self, number: int, link_path: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.number = number
-        self.link = LinkClient(number, os.getpid(), link_path, self.apply)
+        self.link = LinkClient(number, os.getpid(), link_path, self.apply, self.learn)
         self.ids = Ids()
         self.lag = LoopLag(self.loop)
         self.forward = Octaves()
@@ -69,6 +69,7 @@ class Worker:
         self.pools: dict[str, Pool | PullPool] = {}
         self.table: Table
         self.routes: RouteTable
+        self.lengths = PromptLengths()
         self.tags: Tags
         self.ready = asyncio.Event()  # a table is there
         self.state = ServerState()
@@ -93,7 +94,7 @@ class Worker:
                 known = self.pools.get(spec.name)
                 same = known is not None and known.spec == spec and known.timeouts == table.timeouts
                 pools[spec.name] = known if same and known is not None else _pool(spec, table.timeouts)
-            routes = RouteTable(table)
+            routes = RouteTable(table, self.lengths)
             self.listeners.certificates(table)
         except (OSError, ValueError) as error:
             log.error("worker %d keeps its table: the new one cannot be used: %s", self.number, error)
@@ -111,6 +112,10 @@ class Worker:
         self.client_keepalive_s = table.timeouts.client_keepalive_ns / 1e9
         self.measuring = table.measure
         self.ready.set()
+
+    def learn(self, learned: PromptModels) -> None:
+        """What was learned of prompt lengths: requests from now on are promised by it, under any table."""
+        self.lengths.learn(learned)
 
     # ------------------------------------------------------------------ what exchanges ask
 

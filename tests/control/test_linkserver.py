@@ -6,15 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from proxy import clock
 from proxy.control.core import Controller
-from proxy.control.linkserver import QUEUE_HIGH, STRIDE, LinkServer
-from proxy.link import Ack, FactsBatch, Frames, Hello, Table, Up, decode_down, frame
-from tests.control.facts import at, facts, streamed, table
+from proxy.control.linkserver import NEWS_EVERY_NS, QUEUE_HIGH, STRIDE, LinkServer
+from proxy.link import (
+    Ack,
+    FactsBatch,
+    Frames,
+    Hello,
+    PromptModel,
+    PromptModels,
+    Table,
+    Up,
+    Usage,
+    decode_down,
+    frame,
+)
+from tests.control.facts import at, facts, stream, streamed, table
 from tests.control.test_workers import beat, hello, now
 
 
@@ -47,6 +59,7 @@ class FakeWorker:
         self.reader, self.writer = reader, writer
         self.frames = Frames()
         self.tables: list[Table] = []
+        self.learned: list[PromptModels] = []
         self.acked = 0
         self.closed = False
         self.listening = asyncio.create_task(self._listen())
@@ -64,6 +77,8 @@ class FakeWorker:
                 message = decode_down(payload)
                 if isinstance(message, Ack):
                     self.acked = message.seq
+                elif isinstance(message, PromptModels):
+                    self.learned.append(message)
                 else:
                     self.tables.append(message)
         self.closed = True
@@ -158,6 +173,80 @@ def test_a_control_process_that_dies_is_accounted_for_exactly(tmp_path: Path) ->
             assert new.ledger.settled + dropped["settled_by_lost_control"] + dropped["facts"] == 150
 
     run(script, tmp_path)
+
+
+def taught(per_token: float, *numbers: int, model: str = "llama") -> FactsBatch:
+    """Requests of 10,000 bytes of text whose server told their length."""
+    told = stream(usage=Usage(prompt=round(10_000 / per_token)))
+    return FactsBatch([facts(seq=seq, stream=told, prompt_text_bytes=10_000, model=model) for seq in numbers])
+
+
+def test_what_was_learned_goes_to_every_worker_and_to_those_that_come(tmp_path: Path) -> None:
+    async def script(path: Path) -> None:
+        control = controller()
+        async with serving(control, path):
+            first, second = [await FakeWorker.connect(path) for _ in range(2)]
+            first.send(hello(0), taught(2.5, *range(1, 10)))
+            second.send(hello(1))
+            for _ in range(20):  # beats are what the second passes by
+                first.send(beat(now()))
+                await asyncio.sleep(0.1)
+                if first.learned and second.learned:
+                    break
+            news = PromptModels({"llama": PromptModel(2.5)})
+            assert first.learned == second.learned == [news]
+            third = await FakeWorker.connect(path)
+            third.send(hello(2))
+            await third.until(lambda: bool(third.learned))
+            assert third.tables
+            assert third.learned == [news]
+
+    run(script, tmp_path)
+
+
+def test_news_are_sent_at_most_once_a_second_and_none_is_lost() -> None:
+    clock_ns = 5 * 10**9
+    control = controller()
+    link = LinkServer(control, lambda: clock_ns)
+    worker = Listening(link)
+    worker.says(hello(0))
+    assert worker.learned == [], "nothing was learned yet"
+    seq = 0
+    for tenth in range(30):  # three seconds in which the ratio moves all the time
+        clock_ns = 5 * 10**9 + tenth * NEWS_EVERY_NS // 10
+        worker.says(taught(2.5 + 0.1 * tenth, *range(seq + 1, seq + 102)))
+        seq += 101
+    assert len(worker.learned) == 2
+    clock_ns += NEWS_EVERY_NS
+    worker.says(beat(now()))
+    assert worker.learned[-1].models["llama"] == control.prompts.told["llama"]
+    assert worker.learned[-1].models["llama"].bytes_per_token == pytest.approx(5.4, rel=0.001)
+    clock_ns += NEWS_EVERY_NS
+    worker.says(beat(now()))
+    assert len(worker.learned) == 3, "nothing moved since"
+
+
+class Listening:
+    """A worker's connection without a socket: folds at once, and keeps what it was sent."""
+
+    def __init__(self, link: LinkServer) -> None:
+        self.link = link
+        self.connection = link.protocol()
+        self.connection.connection_made(cast(asyncio.Transport, self))
+        self.frames = Frames()
+        self.learned: list[PromptModels] = []
+
+    def says(self, message: Up) -> None:
+        self.connection.data_received(frame(message))
+        while self.link.queued_bytes:
+            self.link.fold_slice()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        messages = [decode_down(payload) for payload in self.frames.feed(data)]
+        self.learned += [message for message in messages if isinstance(message, PromptModels)]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Worker:
                 message = decode_down(payload)
                 if isinstance(message, Ack):
                     self.acked = message.seq
-                else:
+                elif isinstance(message, Table):
                     self.tables.append(message)
 
 

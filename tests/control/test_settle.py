@@ -314,9 +314,9 @@ NAMES = """
 schema time id request_id response_id trace_id instance tags method path status stream dialect
 model backend upstream_addr experiment slo slo_result slo_reasons outcome finish_reason error censored suspect
 prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed tokens_reported tokens_source
-events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s ttft_s first_byte_s first_event_s
-first_reasoning_s first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s duration_s fluidity
-on_time_ratio met missed late_s least_tbt_s stalls raw worst_stall proxy
+events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s ttft_s connected_s first_byte_s
+head_s first_event_s first_reasoning_s first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s duration_s
+fluidity on_time_ratio met missed late_s least_tbt_s stalls raw worst_stall proxy
 """
 
 
@@ -331,6 +331,26 @@ def test_the_records_names_and_their_order() -> None:
     ]  # fmt: skip
     assert line["time"] == "2026-11-20T03:14:07.412Z"
     assert (line["schema"], line["instance"], line["proxy"]["received_to_sent_s"]) == (1, "here", 0.001)
+
+
+def test_the_firsts_are_apart_and_count_from_the_requests_last_byte() -> None:
+    firsts = {
+        f"first_{what}_ns": T0 + at_ms * MS
+        for what, at_ms in {"event": 30, "reasoning": 50, "answer": 70, "tool": 90}.items()
+    }
+    given_ = streamed(
+        at(50), at(70), at(90), end_ms=100, of=firsts,
+        connected_ns=T0 - 2 * MS, first_byte_ns=T0 + 10 * MS, head_ns=T0 + 20 * MS,
+    )  # fmt: skip
+    record = settled(given_).record
+    shown = [
+        record.connected_s, record.first_byte_s, record.head_s, record.first_event_s,
+        record.first_reasoning_s, record.first_answer_s, record.first_tool_s,
+    ]  # fmt: skip
+    assert shown == [-0.002, 0.01, 0.02, 0.03, 0.05, 0.07, 0.09]
+    assert record.ttft_s == 0.05, "the first token of any kind"
+    never = settled(facts(end="connect_failed", sent_ns=None, status=502)).record
+    assert (never.connected_s, never.first_byte_s, never.head_s, never.ttft_s) == (None,) * 4
 
 
 def test_a_record_reads_back_as_itself() -> None:

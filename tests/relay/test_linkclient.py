@@ -18,6 +18,8 @@ from proxy.link import (
     Frames,
     Hello,
     Match,
+    PromptModel,
+    PromptModels,
     SloSpec,
     Table,
     Up,
@@ -110,6 +112,20 @@ def test_it_says_hello_takes_the_table_and_numbers_from_one() -> None:
         assert client._kept_bytes == 0
 
     on_a_loop(test)
+
+
+def test_what_was_learned_is_handed_on_and_is_no_table() -> None:
+    news = PromptModels({"m": PromptModel(2.5, 30.0), "": PromptModel(4.0)})
+
+    async def main() -> None:
+        tables: list[Table] = []
+        learned: list[PromptModels] = []
+        client = LinkClient(3, 42, "/nowhere", tables.append, learned.append)
+        Control(client)
+        client.data_received(frame(TABLE) + frame(news))
+        assert (tables, learned) == ([TABLE], [news])
+
+    asyncio.run(main())
 
 
 def test_many_go_at_once() -> None:

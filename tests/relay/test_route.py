@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.link import BackendSpec, Match, RouteSpec, SloSpec, Table
+from proxy.link import BackendSpec, Match, PromptModel, PromptModels, RouteSpec, SloSpec, Table
 from proxy.relay.call import Call
-from proxy.relay.route import _MEMORY, RouteTable
+from proxy.relay.route import _LENGTHS, _MEMORY, PromptLengths, RouteTable
 
 MS = 1_000_000
 BACKENDS = (BackendSpec("first", "http://a"), BackendSpec("second", "http://b"))
@@ -88,6 +88,60 @@ def test_deadlines_follow_the_estimated_prompt() -> None:
     other = table.choose(Call("POST", "/", "n"), [])
     assert other is not None
     assert (other.slo.name, other.ttft_ns) == ("default", 500 * MS)
+
+
+CURVE = SloSpec("curve", Match(), ((0, 500 * MS), (1000, 1500 * MS)), 40 * MS)
+
+
+def promised(table: RouteTable, **call: Any) -> tuple[int, int]:
+    arm = table.choose(Call("POST", "/", **call), [])
+    assert arm is not None
+    return arm.prompt_tokens, arm.ttft_ns // MS
+
+
+def test_what_was_learned_decides_for_its_model_and_no_other() -> None:
+    lengths = PromptLengths()
+    table = RouteTable(Table(1, BACKENDS, (), (CURVE,), bytes_per_token=4.0), lengths)
+    assert promised(table, model="m", text_bytes=1000) == (250, 750)
+    lengths.learn(PromptModels({"m": PromptModel(2.5, 100.0), "": PromptModel(2.0)}))
+    assert promised(table, model="m", text_bytes=1000) == (500, 1000)
+    assert promised(table, model="other", text_bytes=1000) == (250, 750)
+    assert promised(table, text_bytes=1000) == (500, 1000), "those that name none are learned together"
+    assert promised(table, model="m", text_bytes=0) == (0, 500), "no text, no template"
+
+
+def test_token_ids_need_no_estimate() -> None:
+    lengths = PromptLengths()
+    table = RouteTable(Table(1, BACKENDS, (), (CURVE,), bytes_per_token=4.0), lengths)
+    lengths.learn(PromptModels({"m": PromptModel(2.5, 100.0)}))
+    assert promised(table, model="m", tokens=700) == (700, 1200)
+    assert promised(table, model="m", tokens=700, text_bytes=250) == (900, 1400)
+
+
+def test_a_promise_is_not_revised_and_what_was_learned_outlives_the_table() -> None:
+    lengths = PromptLengths()
+    old = RouteTable(Table(1, BACKENDS, (), (CURVE,)), lengths)
+    before = old.choose(Call("POST", "/", "m", text_bytes=1000), [])
+    lengths.learn(PromptModels({"m": PromptModel(2.0)}))
+    assert before is not None
+    assert (before.prompt_tokens, before.ttft_ns) == (250, 750 * MS)
+    new = RouteTable(Table(2, BACKENDS, (), (CURVE,)), lengths)
+    assert (
+        promised(old, model="m", text_bytes=1000) == promised(new, model="m", text_bytes=1000) == (500, 1000)
+    )
+    lengths.learn(PromptModels({"n": PromptModel(1.0)}))
+    assert promised(new, model="m", text_bytes=1000) == (500, 1000), "what is not told anew stays"
+
+
+def test_learned_lengths_are_bounded_and_the_longest_untold_go() -> None:
+    lengths = PromptLengths()
+    for number in range(_LENGTHS + 50):
+        lengths.learn(PromptModels({f"m{number}": PromptModel(2.0), "kept": PromptModel(1.0)}))
+    assert len(lengths._models) == _LENGTHS
+    table = RouteTable(Table(1, BACKENDS, (), (CURVE,)), lengths)
+    assert promised(table, model="kept", text_bytes=1000)[0] == 1000
+    assert promised(table, model="m0", text_bytes=1000)[0] == 250
+    assert promised(table, model=f"m{_LENGTHS + 49}", text_bytes=1000)[0] == 500
 
 
 def test_an_slo_by_header() -> None:
