@@ -20,7 +20,7 @@ from tests.helpers.taps import CHAT, COMPLETIONS, DONE, arrivals, chat, event, o
         ("/v1/rewritten", event({"choices": [{"text": "a"}]}), "openai.completions"),
         ("/v1/rewritten", b"data: null\n\n" + text("a"), "openai.completions"),
         (CHAT, text("a"), "openai.completions"),
-        ("/v1/messages", event({"type": "message_start"}), "generic"),
+        ("/v1/greetings", event({"type": "greeting"}), "generic"),
         ("/v1/rewritten", event({"object": ["odd"], "choices": "odd"}), "generic"),
         ("/events", b"data: plain text\n\n", "generic"),
         ("/events", b"data: \xff\xfe\n\n", "generic"),

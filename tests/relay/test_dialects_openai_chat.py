@@ -447,7 +447,7 @@ def test_deep_nesting_is_broken_and_no_fault() -> None:
 
 
 def test_a_stream_of_which_nothing_is_understood_is_unmeasured() -> None:
-    for strange in (b"data: oops\n\n", event({"type": "message_start"}), event([1, 2])):
+    for strange in (b"data: oops\n\n", event({"type": "greeting"}), event([1, 2])):
         assert tapped(strange, strange, DONE).unmeasured == "unrecognised"
 
 
