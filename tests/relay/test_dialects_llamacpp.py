@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 
 from proxy.link import Stream, Usage
-from proxy.relay.dialects.base import ANSWER, BROKEN, RUNNING_USAGE, TOKEN_IDS, Output, Reading
+from proxy.relay.dialects.base import ANSWER, BROKEN, RANKS, RUNNING_USAGE, TOKEN_IDS, Output, Reading
 from proxy.relay.dialects.llamacpp import Chunk, LlamaCppCompletion
 from proxy.relay.streamtap import StreamTap
 from tests.helpers.recordings import load
@@ -144,6 +144,7 @@ def test_the_prompts_progress_is_never_output(content: str, tokens: list[int]) -
     progress = {"total": 900, "cache": 0, "processed": 512, "time_ms": 60}
     value = piece(content, 1, tokens=tokens, prompt_progress=progress)
     assert read(value) == Reading()
+    assert read({**value, "index": "mended"}) == Reading()
     assert quick(data(value)) == 0
 
 
@@ -180,8 +181,10 @@ def test_it_is_recognised() -> None:
     assert not any(map(LLAMA.serves, ["/completions", "/v1/completions", "/chat/completions", "/"]))
     assert LLAMA.shows(fields(piece("a", 1)))
     assert LLAMA.shows(fields({"content": "a", "stop": False, "id_slot": 0}))
+    assert LLAMA.shows(fields({"content": "a", "stop": False, "tokens_predicted": 1}))
     assert not LLAMA.shows(fields({"content": "a", "stop": ["\n"]}))
     assert not LLAMA.shows(fields({"choices": []}))
+    assert LLAMA.plain_rank == RANKS[RUNNING_USAGE]
     assert LLAMA.response_id(fields(piece("a", 1, id="x"))) is None
 
 

@@ -102,6 +102,8 @@ LENGTH = {"type": "length", "length": 32}
         (generated("a", 1, finish=""), Output(0, ANSWER, total=1)),
         # Fields of other types.
         (generated("a", "1", ids="none", index=-1), Output(0, ANSWER, total=1)),
+        (generated("a", 1, index=-1), Output(0, ANSWER, total=1)),
+        (generated("a", 3, ids=[None], index=2, prompt_tokens="x"), Output(2, ANSWER, size=1)),
         (generated(None, 1), Output(0, 0)),
         (generated(["a"], 1), Output(0, ANSWER, total=1)),
         (generated("\ud83d", 1), Output(0, ANSWER, total=3)),
@@ -127,6 +129,9 @@ def test_usage_is_the_choices_own_and_knows_no_hidden_reasoning() -> None:
     reading = read(generated("a", 7, reasoning_tokens=5))
     assert reading is not None
     assert reading.usage == Usage(prompt=12, output=7, cached=3)
+    mended = read(generated("a", 7, ids="none"))
+    assert mended is not None
+    assert mended.usage == reading.usage
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,7 @@ def test_usage_is_the_choices_own_and_knows_no_hidden_reasoning() -> None:
         (generated("", 0, finish={"type": "abort", "status_code": None, "err_type": None}), None),
         (generated("", 0, finish={"type": "abort", "message": "secret", "err_type": "A sentence!"}), None),
         (generated("", 0, finish={"type": "stop", "status_code": 200}), None),
+        ({**generated("a", 1), "error": {"type": "Cancelled"}}, "Cancelled"),
     ],
 )  # fmt: skip
 def test_errors_are_words(value: dict[str, Any], error: str | None) -> None:

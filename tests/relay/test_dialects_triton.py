@@ -98,6 +98,7 @@ def tapped(*pieces: bytes, complete: bool = True) -> Stream:
         (piece(["a", "bc"]), Output(0, ANSWER, 3)),
         (piece(["a", "b"], num_output_tokens=[1, 2]), Output(0, ANSWER, 2, 3, TOKEN_IDS)),
         (piece(["a", ""], finish_reason=["stop", "None"]), Output(0, ANSWER, 1)),
+        (piece(["", "b"], finish_reason=["None", "stop"]), Output(0, ANSWER, 1)),
         (piece(["a", "b"], finish_reason=["stop", "length"]), Output(0, ANSWER, 2, finish="length")),
         (piece("a", batch_index=[0], sequence_index=[1]), Output(1, ANSWER, 1)),
         # Fields of other types.
@@ -131,6 +132,9 @@ def test_an_error_is_a_word_and_the_text_beside_it_is_none(
     value = {**beside, "error": error}
     assert read(value) == Reading(error=word)
     assert quick(data(value)) == 0
+    chunk = decoded(value)
+    assert chunk is not None
+    assert TRITON.plain(chunk) == 0
 
 
 def test_it_is_recognised() -> None:
@@ -145,6 +149,7 @@ def test_it_is_recognised() -> None:
     others = [
         "/generate_stream",
         "/v2/models/m/infer",
+        "/v2/models/m/generate_streams",
         "/v2/models/a/b/generate_stream",
         "/v2/models//generate_stream",
     ]

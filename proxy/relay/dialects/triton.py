@@ -160,7 +160,7 @@ def _sum(value: Any) -> int | None:
     """A number, or those of several sequences in one event together."""
     if isinstance(value, list):
         numbers = [count(item) for item in value[:1000]]
-        return sum(number for number in numbers if number is not None) if any(numbers) else None
+        return sum(number for number in numbers if number is not None)
     return count(value)
 
 
