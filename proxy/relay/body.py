@@ -1,6 +1,7 @@
 """What is read of a response that is no event stream: a bounded copy of its JSON, looked at once, at the end.
 
-Usage, the finish reason, the response's id, or an error's type or code.  A body beyond the bound, or in an
+Usage, the finish reason, the response's id, or an error's type or code (``bodies.py``).  Of a body beyond
+``BODY_LIMIT`` the beginning and the end are kept, where these stand; a body that cannot be read, or is in an
 encoding that cannot be read, still is a record: without tokens.
 """
 
@@ -8,33 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
-from proxy.link import Stream, Usage
+from proxy.link import Stream
+from proxy.relay.bodies import Told, read_cut, read_whole
 from proxy.relay.decompress import BadEncoding, Bomb, Inflater
-from proxy.relay.dialects.base import BROKEN, count, error_word, identifier, word
+from proxy.relay.dialects.base import BROKEN
 from proxy.relay.dialects.registry import by_path
 
 BODY_LIMIT: Final = 1024 * 1024
-
-
-class _Choice(Struct, gc=False):
-    finish_reason: object = None
-
-
-class _Body(Struct, gc=False):
-    """The top-level fields that matter; what is not one of them is skipped, not built."""
-
-    id: object = None
-    usage: dict[str, object] | None = None
-    choices: list[_Choice] | None = None
-    error: object = None
-    stop_reason: object = None  # Anthropic's messages
-    status: object = None  # OpenAI's responses
-
-
-_decode: Final = msgspec.json.Decoder(_Body).decode
+HEAD_KEPT: Final = 64 * 1024
+TAIL_KEPT: Final = 256 * 1024
 
 
 class BodyTap:
@@ -42,10 +25,11 @@ class BodyTap:
 
     __slots__ = (
         "_body",
+        "_head",
         "_inflater",
         "_name",
         "_over",
-        "_reading",
+        "_told",
         "faults",
         "finished",
         "tokens",
@@ -56,9 +40,10 @@ class BodyTap:
         dialect = by_path(path)
         self._name = "generic" if dialect is None else dialect.name
         self._inflater = inflater
-        self._body = bytearray()
+        self._head: bytes | None = None  # the beginning of a large body; None: ``_body`` is all of it so far
+        self._body = bytearray()  # the body, or the end of a large one
         self._over = False
-        self._reading = _Body()
+        self._told = Told()
         self.faults = 0
         self.tokens = 0
         self.finished = False
@@ -71,23 +56,32 @@ class BodyTap:
         try:
             if self._inflater is not None:
                 data = self._inflater.feed(data)
+            self._keep(data)
         except (BadEncoding, Bomb):
             self._drop()
-            return
         except Exception:
             self._fault()
-            return
-        if len(self._body) + len(data) > BODY_LIMIT:
-            self._drop()
-        else:
-            self._body += data
+
+    def _keep(self, data: bytes) -> None:
+        body = self._body
+        if self._head is None:
+            if len(body) + len(data) <= BODY_LIMIT:
+                body += data
+                return
+            self._head = bytes(body[:HEAD_KEPT]) + data[: max(HEAD_KEPT - len(body), 0)]
+            del body[:-TAIL_KEPT]
+        body += data[-TAIL_KEPT:]
+        if len(body) > 2 * TAIL_KEPT:  # not at every piece: it would be moved each time
+            del body[:-TAIL_KEPT]
 
     def finish(self, at_ns: int, complete: bool = True) -> None:
         """Read what the copy tells.  A body that is no JSON tells nothing, and that is no fault."""
         try:
             self.finished = self.finished or complete
-            if self._body:
-                self._reading = _decode(self._body)
+            if self._head is not None:
+                self._told = read_cut(self._head, bytes(self._body[-TAIL_KEPT:]))
+            elif self._body:
+                self._told = read_whole(bytes(self._body))
         except BROKEN:
             pass
         except Exception:
@@ -96,11 +90,17 @@ class BodyTap:
 
     def to_stream(self) -> Stream:
         """The facts."""
-        try:
-            return self._stream()
-        except Exception:
-            self._fault()
-            return Stream(self._name, unmeasured=self.unmeasured)
+        usage, finish_reason, error, response_id = self._told
+        return Stream(
+            self._name,
+            tokens_source="usage",
+            usage=usage,
+            finish_reason=finish_reason,
+            finished=self.finished,
+            error=error,
+            response_id=response_id,
+            unmeasured=self.unmeasured,
+        )
 
     def overdue_ns(self, now_ns: int) -> int:
         """No token is due."""
@@ -110,24 +110,9 @@ class BodyTap:
         """No deadline is missed."""
         return 0
 
-    def _stream(self) -> Stream:
-        body = self._reading
-        usage = _usage(body.usage or {})
-        reason = body.choices[0].finish_reason if body.choices else body.stop_reason
-        return Stream(
-            self._name,
-            tokens_source="usage",
-            usage=usage,
-            finish_reason=word(reason, "other") if reason else None,
-            finished=self.finished,
-            error=None if body.error is None else error_word(body.error),
-            response_id=identifier(body.id),
-            unmeasured=self.unmeasured,
-        )
-
     def _drop(self) -> None:
         self._over = True
-        self._body = bytearray()
+        self._head, self._body = None, bytearray()
         self._inflater = None
 
     def _fault(self) -> None:
@@ -165,20 +150,3 @@ class NullTap:
     def missed_by(self, now_ns: int) -> int:
         """No deadline is missed."""
         return 0
-
-
-def _usage(usage: dict[str, object]) -> Usage:
-    """OpenAI's names, then those of Anthropic and of OpenAI's responses."""
-    prompt = count(usage.get("prompt_tokens", usage.get("input_tokens")))
-    output = count(usage.get("completion_tokens", usage.get("output_tokens")))
-    cached = _detail(usage, ("prompt_tokens_details", "input_tokens_details"), "cached_tokens")
-    reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
-    return Usage(prompt=prompt, output=output, cached=cached, reasoning=reasoning)
-
-
-def _detail(usage: dict[str, object], places: tuple[str, ...], key: str) -> int | None:
-    for place in places:
-        details = usage.get(place)
-        if isinstance(details, dict):
-            return count(details.get(key))
-    return None
