@@ -273,7 +273,9 @@ class StreamTap:
             if output.kind or (output.finish is not None and track.events):
                 track.pending = 0
                 if tokens:
-                    track.arrive(at_ns - self.t0_ns, tokens, output.size)
+                    # The same for every way that the bytes may be cut: the quick one tells no sizes here.
+                    size = _ONE_MORE if self._dialect.plain_rank == _RUNNING else output.size
+                    track.arrive(at_ns - self.t0_ns, tokens, size)
                 self._firsts.stamp(output.kind, at_ns)
             else:
                 track.pending = tokens

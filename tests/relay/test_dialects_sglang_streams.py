@@ -96,7 +96,7 @@ def test_streams_are_counted_as_they_were_made(
     assert arrivals(stream) == [
         [((number + 1) * 20, tokens) for number, tokens, _ in expected[choice]] for choice in sorted(expected)
     ]
-    assert sizes(stream) == [[size for _, _, size in expected[choice]] for choice in sorted(expected)]
+    assert {size for choice in sizes(stream) for size in choice} <= {1}  # counts tell all, sizes nothing
     assert stream.usage.output == sum(told for _, told in ends_of(pieces))
     if mode == "new" or choices > 1:  # the same where whole events arrive
         faster = tapped(*pieces, choices=choices)
