@@ -7,81 +7,30 @@ https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import given
 
-from proxy.link import Stream, Usage
-from proxy.relay.dialects.base import ANSWER, BROKEN, REASONING, TOOL, Output, Reading
+from proxy.link import Usage
+from proxy.relay.dialects.base import ANSWER, REASONING, TOOL, Output, Reading
 from proxy.relay.dialects.gemini import GeminiGenerate
-from tests.helpers.taps import arrivals, event, fed, opened
+from tests.helpers.gemini_events import CALL, PATH, body, candidate, counts, crlf, tapped, text
+from tests.helpers.meanings import NO_JSON, meaning
+from tests.helpers.taps import arrivals
 
 GEMINI = GeminiGenerate()
-PATH = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
-
-
-def counts(answer: int | None = None, thoughts: int | None = None, prompt: int = 8) -> dict[str, Any]:
-    """``usageMetadata``: what is zero is left out, as the server does."""
-    told = {"promptTokenCount": prompt, "candidatesTokenCount": answer, "thoughtsTokenCount": thoughts}
-    return {
-        **{name: number for name, number in told.items() if number is not None},
-        "totalTokenCount": prompt + (answer or 0) + (thoughts or 0),
-        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": prompt}],
-    }
-
-
-def candidate(*parts: Any, index: int = 0, finish: Any = None) -> dict[str, Any]:
-    found = {"content": {"parts": list(parts), "role": "model"}, "index": index}
-    return found if finish is None else {**found, "finishReason": finish}
-
-
-def body(*candidates: dict[str, Any], usage: Any = None, **fields: Any) -> dict[str, Any]:
-    told = {} if usage is None else {"usageMetadata": usage}
-    named = {"modelVersion": "gemini-2.5-flash", "responseId": "b1nZaMfFF6"}
-    return {"candidates": list(candidates), **told, **named, **fields}
-
-
-def text(content: str, usage: Any = None, finish: Any = None) -> bytes:
-    """An event with one text, as it is sent: with CRLF."""
-    return crlf(body(candidate({"text": content}, finish=finish), usage=usage))
-
-
-def crlf(value: Any) -> bytes:
-    return event(value).replace(b"\n\n", b"\r\n\r\n")
-
-
-def tapped(*pieces: bytes, path: str = PATH, choices: int = 1) -> Stream:
-    return fed(opened(path, choices=choices), *pieces).to_stream()
-
-
-def reading(data: bytes) -> Reading | None:
-    """What the three steps say of one event."""
-    try:
-        return GEMINI.read(GEMINI.decode(data))
-    except BROKEN:
-        chunk = GEMINI.mend(data)
-    return None if chunk is None else GEMINI.read(chunk)
-
-
-def read(value: Any) -> Reading | None:
-    return reading(json.dumps(value).encode())
 
 
 def one(value: Any) -> Output:
     """The event's one output."""
-    found = read(value)
-    assert found is not None
+    found = meaning(GEMINI, json.dumps(value).encode())  # lone surrogates stay escaped
+    assert isinstance(found, Reading)
     (output,) = found.outputs
     return output
 
 
 # ---------------------------------------------------------------- what is output
-
-CALL = {"name": "weather", "args": {"city": "Bern"}}
 
 
 @pytest.mark.parametrize(
@@ -142,18 +91,18 @@ def test_an_odd_candidate(odd: Any, expected: Output) -> None:
     "value", [{}, None, [], 7, {"candidates": None}, {"modelVersion": "x"}, {"choices": []}]
 )
 def test_an_event_of_something_else(value: Any) -> None:
-    assert read(value) is None
+    assert meaning(GEMINI, value) is None
 
 
 def test_an_event_with_usage_alone_is_no_output() -> None:
-    found = read({"usageMetadata": counts(3)})
+    found = meaning(GEMINI, {"usageMetadata": counts(3)})
     assert found == Reading([], Usage(prompt=8, output=3))
 
 
 def test_broken_utf8_is_mended_and_broken_json_is_not() -> None:
-    found = reading(b'{"candidates":[{"content":{"parts":[{"text":"a\xc3"}]}}]}')
+    found = meaning(GEMINI, b'{"candidates":[{"content":{"parts":[{"text":"a\xc3"}]}}]}')
     assert found == Reading([Output(0, ANSWER, 4)])
-    assert GEMINI.mend(b'{"candidates":[') is None
+    assert meaning(GEMINI, b'{"candidates":[') == NO_JSON
 
 
 # ---------------------------------------------------------------- how it ends
@@ -234,8 +183,8 @@ def test_an_error_in_the_middle(error: Any, found: str) -> None:
     ],
 )
 def test_what_it_reports(told: Any, usage: Usage | None) -> None:
-    found = read(body(candidate({"text": "a"}), usage=told))
-    assert found is not None
+    found = meaning(GEMINI, body(candidate({"text": "a"}), usage=told))
+    assert isinstance(found, Reading)
     assert (found.usage, found.per_choice) == (usage, False)
 
 
@@ -335,109 +284,3 @@ def test_the_paths(path: str) -> None:
 def test_a_rewritten_path_is_recognised_by_the_first_event() -> None:
     stream = tapped(text("a", counts(1)), path="/v1/rewritten")
     assert (stream.dialect, stream.tokens) == ("gemini.generate", 1)
-
-
-# ---------------------------------------------------------------- the hot path says the same
-
-values = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 2**54),
-    st.floats(allow_nan=True),
-    st.text(max_size=4),
-    st.sampled_from(["STOP", "FINISH_REASON_UNSPECIFIED"]),
-    st.just([]),
-    st.just({}),
-    st.just(CALL),
-)
-
-
-def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(values, st.fixed_dictionaries({}, optional=fields))
-
-
-def likely(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.fixed_dictionaries({}, optional=fields)
-
-
-def anything(shape: Any) -> st.SearchStrategy[Any]:
-    parts = shape(
-        text=st.one_of(st.text(max_size=4), values),
-        thought=values,
-        functionCall=values,
-        executableCode=values,
-        inlineData=values,
-    )
-    content = shape(parts=st.lists(parts, max_size=2))
-    candidates = shape(content=content, index=st.sampled_from([0, 0, 1, None]), finishReason=values)
-    number = st.one_of(st.integers(0, 9), values)
-    usage = shape(candidatesTokenCount=number, thoughtsTokenCount=number, promptTokenCount=number)
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            "candidates": st.one_of(st.lists(candidates, max_size=2), values),
-            "usageMetadata": usage,
-            "promptFeedback": values,
-            "error": st.sampled_from([None, None, {"code": 1}]),
-        },
-    )
-
-
-def agree(data: bytes) -> int:
-    found = reading(data)
-    try:
-        quick = GEMINI.quick(data)
-    except BROKEN:
-        quick = 0
-    assert quick <= 0
-    with contextlib.suppress(*BROKEN):
-        assert GEMINI.plain(GEMINI.decode(data)) == 0
-    if quick:
-        assert found is not None
-        (output,) = found.outputs
-        usage = found.usage
-        assert usage is not None
-        assert usage.output is not None
-        assert (output.choice, output.kind, output.finish, found.error) == (0, ANSWER, None, None)
-        assert -quick == usage.output - (usage.reasoning or 0)
-        # Were the thoughts shown, this many tokens could not pass for growth.
-        assert not usage.reasoning or usage.reasoning > output.size
-    return quick
-
-
-@given(st.one_of(anything(some), anything(likely)))
-def test_steps_agree_on_any_event(value: Any) -> None:
-    agree(json.dumps(value).encode())
-
-
-@given(st.text(min_size=1, max_size=9), st.integers(1, 99), st.integers(0, 99))
-def test_steps_agree_on_usual_events(content: str, answer: int, thoughts: int) -> None:
-    data = json.dumps(body(candidate({"text": content}), usage=counts(answer, thoughts))).encode()
-    hidden = not 0 < thoughts <= len(content.encode())
-    assert agree(data) == (-answer if hidden else 0)
-
-
-@given(st.binary(max_size=40))
-def test_nothing_raises_on_any_bytes(data: bytes) -> None:
-    agree(data)
-    agree(b'{"candidates":[{"content":{"parts":[{"text":"' + data + b'"}]}}]}')
-
-
-@pytest.mark.parametrize(
-    ("value", "quick"),
-    [
-        (body(candidate({"text": "a"}), usage=counts(45)), -45),
-        (body(candidate({"text": "a", "thoughtSignature": "c2ln"}), usage=counts(45, 1000)), -45),
-        (body(candidate({"text": "a", "thought": True}), usage=counts(45, 1000)), 0),
-        (body(candidate({"text": "a"}, index=1), usage=counts(45)), 0),
-        (body(candidate({"text": "a"}), candidate({"text": "b"}, index=1), usage=counts(45)), 0),
-        (body(candidate({"text": "a"}, {"text": "b"}), usage=counts(45)), 0),
-        (body(candidate({"text": "a"}, finish="STOP"), usage=counts(45)), 0),
-        (body(candidate({"text": "a", "functionCall": CALL}), usage=counts(45)), 0),
-        (body(candidate({"text": "a"}), usage=counts()), 0),
-        (body(candidate({"text": "a"})), 0),
-        (body(candidate({"text": "a"}), usage=counts(45), error={"code": 1}), 0),
-    ],
-)
-def test_the_usual_event_is_quick(value: dict[str, Any], quick: int) -> None:
-    assert agree(json.dumps(value).encode()) == quick

@@ -6,64 +6,24 @@ https://docs.ollama.com/capabilities/streaming and https://docs.ollama.com/api/e
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import given
 
-from proxy.link import Stream, Usage
-from proxy.relay.dialects.base import ANSWER, BROKEN, REASONING, TOOL, Output, Reading
+from proxy.link import Usage
+from proxy.relay.dialects.base import ANSWER, REASONING, TOOL, Dialect, Output, Reading
 from proxy.relay.dialects.ollama import OllamaChat, OllamaGenerate
-from tests.helpers.taps import arrivals, fed, opened, sizes
-
-HEAD = {"model": "gemma3", "created_at": "2025-10-26T17:15:24.097767Z"}
-COUNTS: dict[str, Any] = {
-    "total_duration": 5043500667,
-    "load_duration": 5025959,
-    "prompt_eval_count": 26,
-    "eval_count": 4,
-}
-LOGPROB = {"token": "t", "logprob": -0.1, "top_logprobs": []}
+from tests.helpers.meanings import NO_JSON, meaning
+from tests.helpers.ollama_lines import COUNTS, HEAD, LOGPROB, call, chat, generate, line, tapped
+from tests.helpers.taps import arrivals, sizes
 
 
-def generate(response: Any = "", **fields: Any) -> bytes:
-    return line({**HEAD, "response": response, "done": False, **fields})
-
-
-def chat(content: Any = "", message: dict[str, Any] | None = None, **fields: Any) -> bytes:
-    body = {"role": "assistant", "content": content, **(message or {})}
-    return line({**HEAD, "message": body, "done": False, **fields})
-
-
-def line(value: Any) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def tapped(*lines: bytes, path: str = "/api/generate") -> Stream:
-    return fed(opened(path, content_type=b"application/x-ndjson"), *lines).to_stream()
-
-
-def reading(dialect: OllamaGenerate | OllamaChat, data: bytes) -> Reading | None:
-    """What the three steps say of one line."""
-    try:
-        return dialect.read(dialect.decode(data))
-    except BROKEN:
-        chunk = dialect.mend(data)
-    return None if chunk is None else dialect.read(chunk)
-
-
-def one(dialect: OllamaGenerate | OllamaChat, data: bytes) -> Output:
+def one(dialect: Dialect, data: bytes) -> Output:
     """The line's one output."""
-    found = reading(dialect, data)
-    assert found is not None
+    found = meaning(dialect, data)
+    assert isinstance(found, Reading)
     (output,) = found.outputs
     return output
-
-
-def call(arguments: Any) -> dict[str, Any]:
-    return {"function": {"index": 0, "name": "weather", "arguments": arguments}}
 
 
 # ---------------------------------------------------------------- what is output
@@ -124,15 +84,15 @@ def test_a_line_of_chat(data: bytes, kind: int, size: int) -> None:
     "data", [b"{}", b"null", b"[]", b"7", b'"x"', b'{"status":"pulling manifest"}', b'{"model":"m"}']
 )
 def test_a_line_of_something_else(data: bytes) -> None:
-    assert reading(OllamaGenerate(), data) is None
-    assert reading(OllamaChat(), data) is None
+    assert meaning(OllamaGenerate(), data) is None
+    assert meaning(OllamaChat(), data) is None
 
 
 def test_broken_utf8_is_mended_and_broken_json_is_not() -> None:
     assert one(OllamaGenerate(), b'{"response":"a\xc3","done":false}').size == 4  # a U+FFFD
     assert one(OllamaChat(), b'{"message":{"content":"\xff"},"done":false}').kind == ANSWER
-    assert OllamaGenerate().mend(b'{"response":"a') is None
-    assert OllamaChat().mend(b"") is None
+    assert meaning(OllamaGenerate(), b'{"response":"a') == NO_JSON
+    assert meaning(OllamaChat(), b"") == NO_JSON
 
 
 # ---------------------------------------------------------------- how it ends
@@ -255,8 +215,8 @@ def test_a_cut_stream_is_not_finished() -> None:
     ],
 )
 def test_what_it_reports(counts: dict[str, Any], usage: Usage | None) -> None:
-    found = reading(OllamaGenerate(), generate("", done=True, **counts))
-    assert found is not None
+    found = meaning(OllamaGenerate(), generate("", done=True, **counts))
+    assert isinstance(found, Reading)
     assert (found.usage, found.per_choice) == (usage, False)
 
 
@@ -265,96 +225,3 @@ def test_what_it_reports(counts: dict[str, Any], usage: Usage | None) -> None:
 def test_the_first_line_decides(first: bytes, name: str, path: str) -> None:
     stream = tapped(first, path=path)
     assert (stream.dialect, stream.tokens, stream.response_id) == (name, 1, None)
-
-
-# ---------------------------------------------------------------- the hot path says the same
-
-values = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 70),
-    st.floats(allow_nan=True),
-    st.text(max_size=4),
-    st.just([]),
-    st.just([LOGPROB]),
-    st.just({}),
-    st.just({"function": {"arguments": {"a": 1}}}),
-    st.just([call({"a": 1})]),
-)
-fields = st.fixed_dictionaries(
-    {},
-    optional={
-        "response": values,
-        "done": values,
-        "done_reason": values,
-        "thinking": values,
-        "tool_calls": values,
-        "image": values,
-        "logprobs": values,
-        "eval_count": values,
-        "prompt_eval_count": values,
-        "error": values,
-    },
-)
-messages = st.one_of(
-    values,
-    st.fixed_dictionaries({}, optional={"content": values, "thinking": values, "tool_calls": values}),
-)
-
-
-def agree(dialect: OllamaGenerate | OllamaChat, data: bytes) -> None:
-    found = reading(dialect, data)
-    try:
-        quick = dialect.quick(data)
-    except BROKEN:
-        quick = 0
-    assert quick >= 0
-    try:
-        plain = dialect.plain(dialect.decode(data))
-    except BROKEN:
-        plain = 0
-    if quick:
-        assert plain == quick
-    if plain:
-        assert found == Reading([Output(0, ANSWER, plain)])
-
-
-@given(fields)
-def test_steps_agree_on_any_line_of_generate(value: dict[str, Any]) -> None:
-    agree(OllamaGenerate(), json.dumps(value).encode())
-
-
-@given(fields, messages)
-def test_steps_agree_on_any_line_of_chat(value: dict[str, Any], message: Any) -> None:
-    agree(OllamaChat(), json.dumps({**value, "message": message}).encode())
-
-
-@given(st.binary(max_size=40))
-def test_nothing_raises_on_any_bytes(data: bytes) -> None:
-    for whole in (data, b'{"response":"' + data + b'"}', b'{"message":{"content":"' + data + b'"}}'):
-        agree(OllamaGenerate(), whole)
-        agree(OllamaChat(), whole)
-
-
-@pytest.mark.parametrize(
-    ("data", "size"),
-    [
-        (generate("word"), 4),
-        (generate("é", thinking="", logprobs=[], tool_calls=None), 2),
-        (generate("word", done=True), 0),
-    ],
-)
-def test_the_usual_line_of_generate_is_quick(data: bytes, size: int) -> None:
-    assert OllamaGenerate().quick(data) == size
-
-
-@pytest.mark.parametrize(
-    ("data", "size"),
-    [
-        (chat("word"), 4),
-        (chat("é", {"thinking": "", "tool_calls": []}), 2),
-        (chat("word", done=True), 0),
-    ],
-)
-def test_the_usual_line_of_chat_is_quick(data: bytes, size: int) -> None:
-    assert OllamaChat().quick(data) == size

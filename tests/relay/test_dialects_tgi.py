@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 
 from proxy.link import Stream, Usage
-from proxy.relay.dialects.base import ANSWER, BROKEN, EVENTS, LOGPROBS, TOKEN_IDS, Output, Reading
+from proxy.relay.dialects.base import ANSWER, EVENTS, LOGPROBS, TOKEN_IDS, Output, Reading
 from proxy.relay.dialects.tgi import TGIGenerate
+from tests.helpers.meanings import NO_JSON, meaning, plain, quick
 from tests.helpers.taps import arrivals, event, fed, opened, sizes
+from tests.helpers.watched import watched
 
 TGI = TGIGenerate()
 PATH = "/generate_stream"
@@ -41,23 +43,10 @@ def tapped(*pieces: bytes, path: str = PATH) -> Stream:
     return fed(opened(path), *pieces).to_stream()
 
 
-def reading(data: bytes) -> Reading | None:
-    """What the three steps say of one event."""
-    try:
-        return TGI.read(TGI.decode(data))
-    except BROKEN:
-        chunk = TGI.mend(data)
-    return None if chunk is None else TGI.read(chunk)
-
-
-def read(value: Any) -> Reading | None:
-    return reading(json.dumps(value).encode())
-
-
 def one(value: Any) -> Output:
     """The event's one output."""
-    found = read(value)
-    assert found is not None
+    found = meaning(TGI, value)
+    assert isinstance(found, Reading)
     (output,) = found.outputs
     return output
 
@@ -92,13 +81,13 @@ def test_an_event(value: dict[str, Any], expected: Output) -> None:
     "value", [{}, None, [], 7, {"token": None}, {"token": "a"}, {"index": 1}, {"text_output": "a"}]
 )
 def test_an_event_of_something_else(value: Any) -> None:
-    assert read(value) is None
+    assert meaning(TGI, value) is None
 
 
 def test_broken_utf8_is_mended_and_broken_json_is_not() -> None:
-    found = reading(b'{"token":{"id":5,"text":"a\xc3"}}')
+    found = meaning(TGI, b'{"token":{"id":5,"text":"a\xc3"}}')
     assert found == Reading([Output(0, ANSWER, 4, 1, TOKEN_IDS)])
-    assert TGI.mend(b'{"token":') is None
+    assert meaning(TGI, b'{"token":') == NO_JSON
 
 
 # ---------------------------------------------------------------- how it ends
@@ -192,8 +181,8 @@ def test_an_error_in_the_middle(value: dict[str, Any], found: str) -> None:
     ],
 )
 def test_what_it_reports(details: Any, usage: Usage | None) -> None:
-    found = read(body("</s>", special=True, generated_text="abc", details=details))
-    assert found is not None
+    found = meaning(TGI, body("</s>", special=True, generated_text="abc", details=details))
+    assert isinstance(found, Reading)
     assert (found.usage, found.per_choice) == (usage, False)
 
 
@@ -241,25 +230,41 @@ beside = st.fixed_dictionaries(
 
 
 def agree(data: bytes) -> None:
-    found = reading(data)
-    try:
-        quick = TGI.quick(data)
-    except BROKEN:
-        quick = 0
-    assert quick >= 0
-    try:
-        plain = TGI.plain(TGI.decode(data))
-    except BROKEN:
-        plain = 0
-    if quick:
-        assert plain == quick
-    if plain:
-        assert found == Reading([Output(0, ANSWER, plain, 1, TOKEN_IDS)])
+    fast, slow = quick(TGI, data), plain(TGI, data)
+    assert fast in (0, slow)
+    if slow:
+        assert meaning(TGI, data) == Reading([Output(0, ANSWER, slow, 1, TOKEN_IDS)])
 
 
 @given(tokens, beside)
 def test_steps_agree_on_any_event(of_token: Any, value: dict[str, Any]) -> None:
     agree(json.dumps({"token": of_token, **value}).encode())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"special": True},
+        {"id": None},
+        {"id": -1},
+        {"generated_text": "abc"},
+        {"generated_text": ""},
+        {"details": DETAILS},
+        {"details": {}},
+        {"error": "x"},
+        {"error_type": "overloaded"},
+    ],
+)
+def test_an_event_with_more_than_a_token_that_is_shown_is_not_plain(more: dict[str, Any]) -> None:
+    data = json.dumps(body("word", **more)).encode()
+    agree(data)
+    assert plain(TGI, data) == quick(TGI, data) == 0
+
+
+def test_a_usual_stream_goes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = watched(TGIGenerate, monkeypatch)
+    assert tapped(*[token("a")] * 30).tokens == 30
+    assert len(asked) > 15
 
 
 @given(st.binary(max_size=40))
