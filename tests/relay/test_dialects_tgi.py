@@ -199,6 +199,7 @@ def test_the_first_event_decides(path: str) -> None:
         ("/generate_stream", True),
         ("/models/a/generate_stream", True),
         ("/invocations", True),
+        ("/endpoints/a/invocations", True),
         ("/v2/models/a/generate_stream", False),  # Triton
         ("/generate", False),
         ("/v1/chat/completions", False),

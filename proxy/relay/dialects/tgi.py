@@ -81,10 +81,10 @@ class TGIGenerate:
 
     @staticmethod
     def serves(path: str) -> bool:
-        """``/`` (its older route), ``/invocations`` (SageMaker), or ``*/generate_stream``; not Triton's."""
-        if path in ("", "/", "/invocations"):
+        """``/`` (its older route), ``*/invocations`` (SageMaker), or ``*/generate_stream``; not Triton's."""
+        if path in ("", "/"):
             return True
-        return path.endswith("/generate_stream") and "/v2/models/" not in path
+        return path.endswith(("/generate_stream", "/invocations")) and "/v2/models/" not in path
 
     @staticmethod
     def shows(fields: Fields) -> bool:
