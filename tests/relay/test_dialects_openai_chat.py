@@ -31,6 +31,7 @@ END = chat(finish="stop")
         ({"content": ["Hi"]}, "answer"),
         ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]}, "reasoning"),
         ({"tool_calls": [{"index": 0, "function": {"arguments": {"city": "Bern"}}}]}, "tool"),
+        ({"tool_calls": [{"index": 0, "function": {"arguments": {"city": "\ud83d"}}}]}, "tool"),
         ({"content": "Hi", "tool_calls": "none"}, "answer"),
         ({"content": "Hi", "reasoning": {"odd": 1}}, "answer"),
     ],
