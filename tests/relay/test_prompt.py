@@ -71,7 +71,10 @@ TEXTS: dict[str, tuple[Body | bytes, int]] = {
     "completions": ({"prompt": "abc", "suffix": "de"}, 5),
     "completions, several": ({"prompt": ["abc", "de"]}, 5),
     "embeddings": ({"input": ["abc", "de"]}, 5),
-    "responses": ({"input": "abc", "instructions": "de", "text": {"format": {"type": "text"}}}, 5),
+    "responses": (
+        {"input": "abc", "instructions": "de", "text": {"format": {"type": "json_schema", "name": "s"}}},
+        5,
+    ),
     "responses, items": (
         {
             "input": [
@@ -206,6 +209,7 @@ MEDIA: dict[str, Body] = {
         ]
     },
     "openai, file": {"messages": [user([text("abc"), {"type": "file", "file": {"file_data": URL}}])]},
+    "by a name of tomorrow": {"messages": [user([text("abc"), {"type": "hologram", "hologram": URL}])]},
     "responses": {"input": [user([INPUT_TEXT, INPUT_IMAGE])]},
     "responses, file": {"input": [user([INPUT_TEXT, {"type": "input_file", "file_id": "f"}])]},
     "responses, screenshot": {
@@ -315,6 +319,13 @@ def test_cuts_never_change_what_is_found(words: list[bytes], cuts: list[int]) ->
     assert media_bytes(pieces) == found
 
 
+def test_text_behind_a_picture_in_a_large_body_is_text() -> None:
+    raw = json.dumps(
+        {"inputs": f"![](data:image/png;base64,{BIG64}) and what is this?" + "?" * 1_000}
+    ).encode()
+    assert len(raw) - media_bytes([raw]) == len(raw) - len(BIG64)
+
+
 def test_data_that_is_no_base64_is_text() -> None:
     raw = json.dumps(
         {"x": [{"data": "these are words, not a picture, and there are many of them"}] * 10}
@@ -329,6 +340,19 @@ def test_large_text_is_estimated_whole_and_teaches_nothing() -> None:
 
 
 # ---------------------------------------------------------------- time
+
+
+@pytest.mark.parametrize("messages", [1, 7])
+def test_so_many_parts_are_looked_into_and_no_more(messages: int) -> None:
+    def parts(number: int) -> Call:
+        each = number // messages
+        contents = [[text("ab")] * each] * (messages - 1) + [[text("ab")] * (number - each * (messages - 1))]
+        return read({"messages": [user(content) for content in contents]})
+
+    assert (parts(LOOKS).text_bytes, parts(LOOKS).text_only) == (2 * LOOKS, True)
+    assert not parts(LOOKS + 1).text_only
+    assert parts(LOOKS + 1).text_bytes > 2 * LOOKS, "they still count, roughly"
+
 
 HOSTILE: dict[str, bytes] = {
     "many objects": json.dumps({"messages": [user([text("a")] * 14_000)]}).encode(),
