@@ -80,7 +80,8 @@ def _message(i: int) -> bytes:
 def _sglang(i: int) -> bytes:
     meta = {"id": "6f1c2a", "finish_reason": None, "prompt_tokens": 31, "completion_tokens": i + 1,
             "cached_tokens": 0}  # fmt: skip
-    return _sse({"text": "".join(map(_word, range(i + 1))), "meta_info": meta})
+    text, ids = "".join(map(_word, range(i + 1))), [1000 + n for n in range(i + 1)]
+    return _sse({"text": text, "output_ids": ids, "meta_info": meta})
 
 
 def _llamacpp(i: int) -> bytes:

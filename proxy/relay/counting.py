@@ -26,15 +26,18 @@ class Counter:
     """Counts for one stream.
 
     ``rank``: the least sure way by which any of its tokens was counted.  ``several``: some event told more
-    than one.
+    than one.  ``burst``: by how many the running usage grew last; as many events may follow with the same
+    number (llama.cpp's speculation sends the tokens of a step one by one, each with the step's total).
     """
 
-    __slots__ = ("_running", "_still", "_streams_reasoning", "rank", "several")
+    __slots__ = ("_running", "_seen", "_still", "_streams_reasoning", "burst", "rank", "several")
 
     def __init__(self) -> None:
         self.rank = _UNCOUNTED
         self._running: bool | None = None  # None: not seen yet; False: given up
         self._still = 0  # outputs in a row for which the usage did not grow
+        self._seen = 0  # tokens at the last of them
+        self.burst = 0
         self._streams_reasoning = False
         self.several = False
 
@@ -79,10 +82,13 @@ class Counter:
         growth = reported - counted
         if growth > 0:
             self._still = 0
+            self.burst = growth
             return growth
         if output.kind:
+            if track.tokens != self._seen:  # it grew on the hot path in between
+                self._still, self._seen = 0, track.tokens
             self._still += 1
-            if self._still >= _STILL_MAX:
+            if self._still >= max(_STILL_MAX, self.burst):
                 self._running = False
                 return None
         return 0

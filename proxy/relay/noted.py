@@ -26,6 +26,14 @@ class Reported:
         known = self._of_choices.get(choice)
         self._of_choices[choice] = usage if known is None else _merged(known, usage)
 
+    def at_least(self, tokens: int) -> None:
+        """The one choice's running count went on to ``tokens`` in events whose usage was not kept."""
+        for choice, usage in self._of_choices.items():
+            if (usage.output or 0) < tokens:
+                self._of_choices[choice] = _merged(usage, Usage(output=tokens))
+        if self._usage.output is not None and self._usage.output < tokens:
+            self._usage = _merged(self._usage, Usage(output=tokens))
+
     @property
     def usage(self) -> Usage:
         """What was said of the request, or the sum of what was said of its choices."""

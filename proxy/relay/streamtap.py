@@ -162,7 +162,7 @@ class StreamTap:
         if growth > 0:
             self._one.arrive(at_ns - self.t0_ns, growth, _ONE_MORE)
             if growth > 1:
-                self._counter.several = True
+                self._counter.several, self._counter.burst = True, growth
         return growth > 0
 
     def _feed(self, data: bytes, at_ns: int) -> None:
@@ -372,6 +372,8 @@ class StreamTap:
 
     def _stream(self) -> Stream:
         tracks = [self._tracks[index] for index in sorted(self._tracks)]
+        if self._dialect.plain_rank == self._counter.rank == _RUNNING and len(tracks) == 1:
+            self._reported.at_least(tracks[0].tokens)
         return Stream(
             dialect=self._dialect.name,
             choices=tuple(track.packed() for track in tracks),

@@ -221,7 +221,14 @@ CASES = {
             "tokens_reported": None,
         },
     ),
-    "error": Case(8, False, {"outcome": "upstream_error", "tokens_observed": 3, "finish_reason": None}),
+    "error": Case(
+        8,
+        False,
+        {
+            "outcome": "upstream_error", "tokens_observed": 3, "finish_reason": None,
+            "error": "rate_limit_exceeded",
+        },
+    ),  # fmt: skip
     "cut": Case(8, True, {"outcome": "upstream_error", "tokens_observed": 3, "censored": True}),
     "unknown": Case(1, True, {"status": 404, "outcome": "rejected", "tokens_observed": None}),
 }  # fmt: skip

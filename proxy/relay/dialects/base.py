@@ -188,7 +188,7 @@ def error_word(error: object) -> str:
             error = inner
         for key in ("type", "code", "status"):
             found = word(error.get(key), "")
-            if found:
+            if found and found != "error":  # which many objects say of themselves
                 return found
     return "error"
 

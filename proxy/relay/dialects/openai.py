@@ -131,15 +131,15 @@ def loose_event(
     """
     try:
         value = as_dict(loose(data))
-    except ValueError:
+        choices = value.get("choices")
+        return (
+            [loose_choice(as_dict(choice)) for choice in choices] if isinstance(choices, list) else None,
+            loose_usage(value.get("usage")),
+            loose_timings(value.get("timings")),
+            value.get("error"),
+        )
+    except (ValueError, RecursionError):  # lists in lists, hundreds deep
         return None
-    choices = value.get("choices")
-    return (
-        [loose_choice(as_dict(choice)) for choice in choices] if isinstance(choices, list) else None,
-        loose_usage(value.get("usage")),
-        loose_timings(value.get("timings")),
-        value.get("error"),
-    )
 
 
 def as_dict(value: object) -> dict[str, Any]:

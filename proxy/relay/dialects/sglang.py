@@ -6,7 +6,7 @@
 ``--incremental-streaming-output``; its gateway speaks the same.
 
 - ``completion_tokens`` is the choice's own running usage, exact wherever the text is held back or repeated,
-  so a plain event is told by it alone (``quick``), and the text, long as it grows, is skipped unread.
+  so a plain event is told by it alone (``quick``), and text and ids, long as they grow, are not read.
 - ``text`` is all of the answer so far, or only what is new: ids that are fewer than the tokens so far mean
   that the event is incremental.  Some versions (and the gateway) send new ids beside the whole text, which no
   single event gives away; then sizes are too large, and counts are right.
@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from proxy.link import Usage
 from proxy.relay.dialects.base import (
@@ -68,14 +68,20 @@ class _PlainMeta(Struct, gc=False):
     finish_reason: None = None
 
 
-class _PlainChunk(Struct, gc=False):
+class _PlainEnd(Struct, gc=False):
+    """An event from its ``meta_info`` on."""
+
     meta_info: _PlainMeta
-    text: Raw
     index: Literal[0] = 0
     error: None = None
 
 
-_decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
+_decode_plain: Final = msgspec.json.Decoder(_PlainEnd).decode
+
+
+_META: Final = b'"meta_info":'
+_TEXT: Final = (b'{"text":"', b'{"text": "')
+_NO_TEXT: Final = (b'{"text":""', b'{"text": ""')
 
 
 class SGLangGenerate:
@@ -103,12 +109,16 @@ class SGLangGenerate:
 
     @staticmethod
     def quick(data: bytes) -> int:
-        """-(tokens so far) of choice 0, for an event that carries some text and does not finish."""
-        chunk = _decode_plain(data)
-        size = len(chunk.text)  # as it stands in the JSON: with its quotes, nothing decoded
-        if size > 4 or (size > 2 and bytes(chunk.text) != b"null"):
-            return -chunk.meta_info.completion_tokens
-        return 0
+        """-(tokens so far) of choice 0, for an event that does not finish.
+
+        Text and ids, long as they grow, are not looked at: what stands from the last ``"meta_info":`` to the
+        end is an object's end.  Quotes within a string are escaped, so this is a key; brackets balance, so it
+        is one of the event's own.
+        """
+        at = data.rfind(_META)
+        if at < 0 or not data.startswith(_TEXT) or data.startswith(_NO_TEXT):
+            return 0
+        return -_decode_plain(b"{" + data[at:]).meta_info.completion_tokens
 
     @staticmethod
     def plain(chunk: Chunk) -> int:
