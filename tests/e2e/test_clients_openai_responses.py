@@ -194,11 +194,25 @@ CASES = {
         18,
         False,
         {
-            "path": "/v1/responses", "dialect": "openai.responses", "model": "text", "status": 200,
-            "stream": True, "outcome": "completed", "finish_reason": "completed", "response_id": "resp_text",
-            "events": 10, "tokens_observed": 10, "tokens_reported": 12, "output_tokens": 12,
-            "tokens_source": "events+usage", "prompt_tokens": 15, "prompt_tokens_source": "usage",
-            "cached_tokens": 7, "first_reasoning_s": None, "first_tool_s": None, "unmeasured": None,
+            "path": "/v1/responses",
+            "dialect": "openai.responses",
+            "model": "text",
+            "status": 200,
+            "stream": True,
+            "outcome": "completed",
+            "finish_reason": "completed",
+            "response_id": "resp_text",
+            "events": 10,
+            "tokens_observed": 10,
+            "tokens_reported": 12,
+            "output_tokens": 12,
+            "tokens_source": "events+usage",
+            "prompt_tokens": 15,
+            "prompt_tokens_source": "usage",
+            "cached_tokens": 7,
+            "first_reasoning_s": None,
+            "first_tool_s": None,
+            "unmeasured": None,
             "error": None,
         },
     ),
@@ -217,7 +231,10 @@ CASES = {
         8,
         False,
         {
-            "outcome": "upstream_error", "error": "server_error", "finish_reason": None, "tokens_observed": 3,
+            "outcome": "upstream_error",
+            "error": "server_error",
+            "finish_reason": None,
+            "tokens_observed": 3,
             "tokens_reported": None,
         },
     ),
@@ -225,13 +242,15 @@ CASES = {
         8,
         False,
         {
-            "outcome": "upstream_error", "tokens_observed": 3, "finish_reason": None,
+            "outcome": "upstream_error",
+            "tokens_observed": 3,
+            "finish_reason": None,
             "error": "rate_limit_exceeded",
         },
-    ),  # fmt: skip
+    ),
     "cut": Case(8, True, {"outcome": "upstream_error", "tokens_observed": 3, "censored": True}),
     "unknown": Case(1, True, {"status": 404, "outcome": "rejected", "tokens_observed": None}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("model", "case"), CASES.items(), ids=CASES)
