@@ -160,6 +160,30 @@ FAMILIES: list[tuple[str, str, Any, Usage, str | None, str | None]] = [
         "msg_1",
     ),
     (
+        "anthropic, written to the cache only",
+        "/v1/messages",
+        {"id": "msg_1", "stop_reason": None, "usage": {"input_tokens": 10, "cache_creation_input_tokens": 7}},
+        usage(17, None),
+        None,
+        "msg_1",
+    ),
+    (
+        "openai responses, in the background",
+        "/v1/responses",
+        {"id": "resp_1", "object": "response", "status": "in_progress", "usage": None},
+        usage(None, None),
+        None,
+        "resp_1",
+    ),
+    (
+        "numbers that are none",
+        "/generate",
+        [{"meta_info": {"prompt_tokens": 2**52, "completion_tokens": 3, "cached_tokens": -1}}] * 2,
+        usage(None, 6),
+        None,
+        None,
+    ),
+    (
         "anthropic, nothing cached",
         "/v1/messages",
         {"id": "msg_1", "stop_reason": "tool_use", "usage": {"input_tokens": 10, "output_tokens": 5}},
@@ -356,11 +380,11 @@ def test_each_family_large(row: Any, where: str) -> None:
     pad = {"a": {"pad": 'an "escaped" key: "usage": {"completion_tokens": 7}, x\\' * 40_000}}
     late = {"b": [0.25] * 400_000}
     if isinstance(body, list):
-        large: Any = [*body, *([pad] * 1)]
-        stream = read(large, path=path, size=65536)
-        assert (stream.usage, stream.error, stream.finished) == (Usage(), None, True)
+        for batch in ([*body, pad], [pad, *body]):
+            stream = read(batch, path=path, size=65536)
+            assert (stream.usage, stream.finish_reason, stream.finished) == (Usage(), None, True)
         return
-    large = {
+    large: Any = {
         "first": {**pad, **body},
         "last": {**body, **late},
         "both": {"x": 1, **pad, **body, "y": [{"usage": {"prompt_tokens": 1}, "id": "no", "status": "no"}]},
@@ -372,6 +396,24 @@ def test_each_family_large(row: Any, where: str) -> None:
     assert (stream.usage, stream.response_id, stream.error) == (told, id, None)
     assert stream.finish_reason == finish
     assert stream.finished
+
+
+@pytest.mark.parametrize("at_the_start", [False, True])
+@pytest.mark.parametrize("key", ["finish_reason", "finishReason"])
+def test_the_finish_reason_of_a_choice_that_is_too_large_to_keep(at_the_start: bool, key: str) -> None:
+    choice: dict[str, Any] = {"logprobs": [{"token": "secret", "logprob": -0.5}] * 30_000}
+    choice = {key: "length", **choice} if at_the_start else {**choice, key: "length"}
+    stream = read({"choices": [choice], "usage": {"completion_tokens": 5}, "id": "a"}, size=65536)
+    assert (stream.finish_reason, stream.usage.output, stream.response_id) == ("length", 5, "a")
+    sentence = {"choices": [{**choice, key: "secret, and more"}], "id": "a"}
+    assert read(sentence, size=65536).finish_reason == "other"
+
+
+@pytest.mark.parametrize("size", [10, 1_200_000])
+def test_a_byte_order_mark_is_no_part_of_the_body(size: int) -> None:
+    raw = b"\xef\xbb\xbf" + json.dumps({"id": "a", "pad": "x" * size, **ANSWER}).encode()
+    stream = read(raw, size=65536)
+    assert (stream.usage.output, stream.response_id) == (5, "chatcmpl-1")
 
 
 RECORDED = {
@@ -545,7 +587,8 @@ def test_what_is_kept_is_the_beginning_and_the_end() -> None:
     mine = b'"usage":{"completion_tokens":5}'
     for behind, found in ((TAIL_KEPT - len(mine) - 20, 5), (TAIL_KEPT - len(mine) + 20, None)):
         raw = b'{"a":"' + b"x" * BODY_LIMIT + b'",' + mine + b',"b":"' + b"y" * (behind - 8) + b'"}'
-        assert read(raw, size=65536).usage.output == found
+        for size in (65536, 100_003, len(raw)):
+            assert read(raw, size=size).usage.output == found
     for before, found in ((HEAD_KEPT - len(mine) - 20, 5), (HEAD_KEPT - len(mine) + 20, None)):
         raw = b'{"a":"' + b"x" * (before - 8) + b'",' + mine + b',"b":"' + b"y" * BODY_LIMIT + b'"}'
         assert read(raw, size=65536).usage.output == found
