@@ -8,6 +8,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+#: No deadline is later than this, the last moment of a signed 64-bit clock (some 292 years).
+LONGEST_NS: Final = 2**63 - 1
+#: Femtoseconds in a nanosecond: what a prompt token costs is known finer than in whole nanoseconds.
+FS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,10 @@ class DeadlineCurve:
                     f"prompt_tokens {after} after {before}: list the points in ascending order, each once"
                 )
 
+    def later(self, slack_ns: int) -> DeadlineCurve:
+        """The same curve, every deadline later by ``slack_ns`` (and at most ``LONGEST_NS``)."""
+        return DeadlineCurve((prompt, min(ttft + slack_ns, LONGEST_NS)) for prompt, ttft in self.points)
+
     def at(self, prompt_tokens: int) -> int:
         """The first-token deadline, in nanoseconds, for a prompt of that many tokens."""
         above = bisect_right(self._prompts, prompt_tokens)
@@ -73,3 +83,41 @@ class DeadlineCurve:
 
     def __repr__(self) -> str:
         return f"DeadlineCurve({self.points!r})"
+
+
+class QuadraticDeadline:
+    """A first-token deadline ``c0 + c1 * P + c2 * P * P`` for a prompt of ``P`` tokens.
+
+    ``base_ns`` (c0) in nanoseconds, ``per_token_fs`` (c1) and ``per_token_squared_fs`` (c2) in femtoseconds,
+    all whole numbers >= 0, so that it never falls as prompts grow (``ValueError`` otherwise).  Integer
+    arithmetic: the sum is exact, rounded down to whole nanoseconds once, and at most ``LONGEST_NS``.
+    """
+
+    __slots__ = ("base_ns", "per_token_fs", "per_token_squared_fs")
+
+    def __init__(self, base_ns: int, per_token_fs: int, per_token_squared_fs: int) -> None:
+        if base_ns < 0 or per_token_fs < 0 or per_token_squared_fs < 0:
+            raise ValueError(
+                f"({base_ns}, {per_token_fs}, {per_token_squared_fs}): no part of a quadratic can be negative"
+            )
+        self.base_ns = base_ns
+        self.per_token_fs = per_token_fs
+        self.per_token_squared_fs = per_token_squared_fs
+
+    def at(self, prompt_tokens: int) -> int:
+        """The first-token deadline, in nanoseconds, for a prompt of that many tokens."""
+        grown_fs = prompt_tokens * (self.per_token_fs + prompt_tokens * self.per_token_squared_fs)
+        ttft_ns = self.base_ns + grown_fs // FS
+        return ttft_ns if ttft_ns < LONGEST_NS else LONGEST_NS
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QuadraticDeadline) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+    def __repr__(self) -> str:
+        return f"QuadraticDeadline{self._parts()!r}"
+
+    def _parts(self) -> tuple[int, int, int]:
+        return self.base_ns, self.per_token_fs, self.per_token_squared_fs
