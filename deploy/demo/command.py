@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deploy.demo.scenario import Scenario
+    from deploy.demo.sweep import Promise, Sweep
 
 _FAILED, _UNUSABLE, _INTERRUPTED = 1, 2, 130
+_PLAIN_EVERY = 15  # simulations of a sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +36,50 @@ def demo(
     picture: Annotated[
         Path | None, typer.Option(help="Write the closing report to this SVG file too.", metavar="FILE")
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="No live run: raise the load in virtual time until each scheduler breaks its promise.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Sweep: how many seeds, from --seed on (3).", show_default=False),
+    ] = None,
+    ttft: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Sweep: judge by this deadline of the first token (800ms)."),
+    ] = None,
+    tbt: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Sweep: judge by this deadline from token to token (50ms)."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Sweep: write all of its numbers here too.")
+    ] = None,
 ) -> None:
     """Two engines behind one Legato: see which of them stutters, and what the fluidity-index says.
 
     The engines are simulated (iteration-level scheduling of a GPU, real HTTP) and differ in their scheduler
     only: whole prompts first, or chunked prefill. Both get the same requests. Takes about a minute.
+    --sweep finds how many tokens per second each of them sustains.
     """
     import asyncio
 
     from rich.console import Console
 
     console = Console()
+    if sweep:
+        if real:
+            raise typer.BadParameter("it runs in virtual time: leave --real out", param_hint="--sweep")
+        by = _promise(ttft, tbt)
+        outcome = _sweep(console, range(seed, seed + (seeds or 3)), by, console.is_terminal and not no_live)
+        _keep_sweep(console, outcome, picture, json_file)
+        return
+    for flag, value in (("--seeds", seeds), ("--ttft", ttft), ("--tbt", tbt), ("--json", json_file)):
+        if value is not None:
+            raise typer.BadParameter("it belongs to --sweep: add that", param_hint=flag)
     scenario = _real(console, seed, seconds / 2) if real else _simulated(seed, seconds)
     try:
         status = asyncio.run(_main(scenario, console, console.is_terminal and not no_live, picture))
@@ -89,3 +126,100 @@ async def _main(scenario: Scenario, console: Console, redraw: bool, picture: Pat
     except DemoError as error:
         console.print(f"failed: {error}", style="bold red", highlight=False, markup=False)
         return _FAILED
+
+
+# ---------------------------------------------------------------- --sweep
+
+
+def _promise(ttft: str | None, tbt: str | None) -> Promise:
+    """The demo's promise, or with other deadlines; the engines stay as they are."""
+    from dataclasses import replace
+
+    from deploy.demo.sweep import Promise
+    from scoring.deadlines import DeadlineCurve
+
+    by = Promise()
+    if ttft is not None:
+        by = replace(by, ttft=DeadlineCurve([(0, _time("--ttft", ttft))]))
+    return by if tbt is None else replace(by, tbt_ns=_time("--tbt", tbt))
+
+
+def _time(flag: str, text: str) -> int:
+    from proxy.units import parse_seconds
+
+    try:
+        ns = parse_seconds(text)
+        if ns < 1:
+            raise ValueError(f"{text!r} is too short: give at least 1ns")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from error
+    return ns
+
+
+def _sweep(console: Console, seeds: range, by: Promise, redraw: bool) -> Sweep:
+    """Run it and show the report.  Exits 130 after Ctrl-C, 1 where a process of it was killed."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from deploy.demo import sweep_report
+    from deploy.demo.sweep import Course, simulations, sweep, usable_processors
+
+    console.print("legato demo --sweep: prefill-first against chunked prefill", style="bold")
+    course = Course()
+    columns = (TextColumn("simulations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with _interruptible(), Progress(*columns, console=console, transient=True, disable=not redraw) as bar:
+            total = simulations(len(seeds), course)
+            task = bar.add_task("", total=total)
+            done = 0
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                bar.update(task, completed=done, total=max(done, total))
+                if not redraw and done % _PLAIN_EVERY == 0:
+                    console.print(f"  {done} simulations of about {total}", highlight=False)
+
+            found = sweep(seeds, by, course, processes=usable_processors(), advance=advance)
+    except KeyboardInterrupt:
+        console.print("interrupted: everything that was started has been ended", style="yellow")
+        raise typer.Exit(_INTERRUPTED) from None
+    except BrokenProcessPool as error:
+        console.print("failed: a process that simulated was killed (out of memory?)", style="bold red")
+        raise typer.Exit(_FAILED) from error
+    console.print(sweep_report.closing(found), highlight=False)
+    return found
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Meanwhile a SIGTERM or SIGHUP ends it as Ctrl-C does."""
+    import signal
+
+    numbers = signal.SIGTERM, signal.SIGHUP
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _keep_sweep(console: Console, found: Sweep, picture: Path | None, json_file: Path | None) -> None:
+    """Write what was asked for; exits 1 where that cannot be."""
+    import json
+
+    from deploy.demo import sweep_report
+    from deploy.demo.picture import save
+
+    try:
+        if picture is not None:
+            save(sweep_report.closing(found), picture)
+            console.print(f"the report as a picture: {picture}", highlight=False)
+        if json_file is not None:
+            json_file.write_text(json.dumps(sweep_report.to_json(found), indent=1) + "\n", encoding="utf-8")
+            console.print(f"all numbers: {json_file}", highlight=False)
+    except OSError as error:
+        console.print(f"failed: {error}", style="bold red", highlight=False, markup=False)
+        raise typer.Exit(_FAILED) from error
