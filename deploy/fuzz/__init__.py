@@ -1,0 +1,1 @@
+"""A coverage-guided fuzzer of the tap; see README.md."""
