@@ -21,6 +21,8 @@ Int8s = npt.NDArray[np.int8]
 #: What a code of ``Lane.known`` stands for.
 REASONS: tuple[Reason | None, ...] = (None, "client_blocked", "suspect")
 BLOCKED, SUSPECT = 1, 2
+#: So long after our loop woke up what waited may still be read; a longer wait is lateness of its own.
+WAKING_NS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class Excluded(NamedTuple):
 
     ``client_blocked``: reading was paused; every stall whose gap overlaps it is taken out.  ``suspect``: our
     own event loop was late; a stall is taken out where this explains it, that is, where the gap's overlap
-    with such intervals is at least as long as the token was late.
+    with such intervals is at least as long as the token was late.  Only intervals count that last until the
+    token came, or until at most ``WAKING_NS`` before it, or as close to one that does: a loop that was late
+    earlier in the gap, and in time again since, did not hold this token up.
     """
 
     from_ns: int
@@ -132,7 +136,8 @@ def _lag(start: Int64s, at: Int64s, suspect: _Cover, marks: Sequence[Mark]) -> I
     covers = [mark for mark in marks if mark.reason == "suspect" and mark.covered_ns is not None]
     if not suspect and not covers:
         return None
-    lag = suspect.overlap(start, at) if suspect else np.zeros(len(at), dtype=np.int64)
+    held = np.maximum(start, suspect.reach(at)) if suspect else at
+    lag = suspect.overlap(held, at) if suspect else np.zeros(len(at), dtype=np.int64)
     for mark in covers:
         lag[start == mark.at_ns] = mark.covered_ns or 0
     return lag
@@ -143,7 +148,8 @@ class _Cover:
 
     def __init__(self, spans: Iterable[Excluded]) -> None:
         merged: list[list[int]] = []
-        for low, high, _ in sorted(span for span in spans if span.to_ns > span.from_ns):
+        kept = sorted(span for span in spans if span.to_ns > span.from_ns)
+        for low, high, _ in kept:
             if merged and low <= merged[-1][1]:
                 merged[-1][1] = max(merged[-1][1], high)
             else:
@@ -154,9 +160,22 @@ class _Cover:
         pairs = np.array(merged, dtype=np.int64).reshape(-1, 2)
         self.low, self.high = pairs[:, 0], pairs[:, 1]
         self.until = np.concatenate(([0], np.cumsum(self.high - self.low)))
+        by_end = np.array(sorted((high, low) for low, high, _ in kept), dtype=np.int64)
+        self._ends = by_end[:, 0]
+        # The earliest beginning of those that end then or later.
+        self._begins = np.minimum.accumulate(by_end[::-1, 1])[::-1]
 
     def __bool__(self) -> bool:
         return self._any
+
+    def reach(self, at: Int64s) -> Int64s:
+        """Since when, at the earliest, what held ``at`` up may have lasted; ``at`` where nothing did."""
+        return self._one_back(self._one_back(at))
+
+    def _one_back(self, at: Int64s) -> Int64s:
+        first = np.searchsorted(self._ends, at - WAKING_NS)
+        begins: Int64s = np.append(self._begins, at.max(initial=0))[first]
+        return np.minimum(begins, at)
 
     def overlap(self, start: Int64s, at: Int64s) -> Int64s:
         """How much of each gap [start, at) is covered."""

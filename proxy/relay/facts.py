@@ -22,7 +22,7 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
     """What the control process will be told."""
     client, call, arm, worker = exchange.client, exchange.call, exchange.arm, exchange.worker
     request_id, tags = worker.tags(client.fields)
-    lags = worker.lag.between(client.received_ns, exchange.end_ns)
+    late = worker.lag.between(client.received_ns, exchange.end_ns)
     stream = None
     if exchange.tap is not None:
         stream = exchange.tap.to_stream()
@@ -58,11 +58,11 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         stream=stream,
         blocked=tuple(exchange.blocked),
         forward_p99_ns=delays.quantile_ns(exchange.delay_counts, 0.99),
-        loop_lag_max_ns=max((to_ns - from_ns for from_ns, to_ns in lags), default=0),
+        loop_lag_max_ns=late.longest_ns,
         attempts=exchange.attempts,
         target=arm.slo.target,
         e2e_ns=arm.slo.e2e_ns,
-        lags=longest(lags, _LAGS),
+        lags=longest(late.spans, _LAGS),
         prompt_text_bytes=call.text_bytes if call.text_only else 0,
         connected_ns=exchange.connected_ns,
     )

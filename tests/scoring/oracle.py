@@ -15,6 +15,9 @@ from math import ceil
 Event = tuple[int, int]  # at_ns, tokens
 Span = tuple[int, int, str]  # from_ns, to_ns, reason
 
+#: So long after a span of our own lateness an arrival may still be late by it (a test may shorten it).
+WAKING = 10_000_000
+
 
 @dataclass
 class Sequence_:
@@ -91,7 +94,10 @@ def _tally_one(
 def _reason(start: int, at: int, late: int, spans: Sequence[Span]) -> str | None:
     gap = set(range(start, at))
     blocked = {ns for low, high, why in spans if why == "client_blocked" for ns in range(low, high)}
-    lagging = {ns for low, high, why in spans if why == "suspect" for ns in range(low, high)}
+    ours = [(low, high) for low, high, why in spans if why == "suspect" and low < high]
+    close = [(low, high) for low, high in ours if high >= at - WAKING]
+    nearly = [(low, high) for low, high in ours if any(high >= near - WAKING for near, _ in close)]
+    lagging = {ns for low, high in close + nearly for ns in range(low, high)}
     if gap & blocked:
         return "client_blocked"
     if gap & lagging and len(gap & lagging) >= late:

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from scoring import lanes
 from scoring.deadlines import Deadlines
 from scoring.fluidity import FluidityScorer
 from scoring.score import Gaps, Raw, Stall, StreamScore
 from scoring.trace import Choice, Excluded, Mark, gaps, least_tbt, marks_of, miss_curve, score
+from tests.scoring import oracle
 from tests.scoring.oracle import Tally, nearest_rank, tally, token_gaps
 from tests.scoring.oracle import least_tbt as brute_least
 from tests.scoring.traces import Request, requests
@@ -263,6 +265,44 @@ def test_our_own_lag_takes_out_only_what_it_explains() -> None:
     short = [Excluded(15, 55, "suspect"), Excluded(50, 94, "suspect")]  # 79 of 80
     out = score([choice], deadlines, end_ns=100, censored=False, excluded=short)
     assert (out.missed, out.suspect, out.raw) == (9, 0, None)
+
+
+@settings(max_examples=300)
+@given(requests(), st.integers(0, 12))
+def test_of_our_own_lag_only_what_lasted_until_the_token_counts(request: Request, waking: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "WAKING_NS", waking)
+        patch.setattr(oracle, "WAKING", waking)
+        out, true = scored(request), truth(request)
+    assert (out.met, out.missed, out.suspect) == (true.met, true.missed, true.suspect)
+    assert [(s.at_ns, s.late_ns, s.missed, s.choice, s.reason) for s in out.stalls] == true.stalls
+
+
+@pytest.mark.parametrize(
+    ("spans_ms", "suspect"),
+    [
+        ([(100, 300)], True),  # until the token came
+        ([(95, 290)], True),  # and the loop had other streams to serve first
+        ([(60, 289)], False),  # the loop was in time again: the server was late by itself
+        ([(60, 285), (285, 300)], True),  # it woke up, and what waited took it until then
+        ([(40, 100), (100, 200), (200, 300)], True),
+        ([(20, 100), (100, 189), (200, 300)], False),
+        ([(121, 300)], False),  # 179 of 180
+        ([(120, 400)], True),
+        ([(300, 700)], False),  # began when the token came
+    ],
+)
+def test_what_our_own_lag_can_explain(spans_ms: list[tuple[int, int]], suspect: bool) -> None:
+    # Due at 120 ms, late by 180.
+    out = score(
+        [events((20 * MS, 1), (300 * MS, 1))],
+        Deadlines(20 * MS, 100 * MS),
+        end_ns=300 * MS,
+        censored=False,
+        excluded=[Excluded(low * MS, high * MS, "suspect") for low, high in spans_ms],
+    )
+    assert (out.suspect == 2) is suspect
+    assert (out.missed == 2) is not suspect
 
 
 def test_a_cut_while_the_client_blocked_is_the_clients() -> None:
