@@ -280,6 +280,7 @@ class GroupNow(Struct, array_like=True):
     overdue: int
     missed: int  # deadlines missed so far, the overdue token's included
     worst_overdue_ns: int
+    tokens_per_s: float = 0.0  # as counted while they stream, since the picture before
 
 
 class BackendNow(Struct, array_like=True):

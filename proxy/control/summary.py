@@ -45,6 +45,10 @@ class InFlight(Struct, frozen=True):
     overdue: Annotated[int, Meta(description="streams whose next token is overdue now")]
     missed_deadlines: Annotated[int, Meta(description="deadlines missed so far")]
     worst_overdue_s: float
+    tokens_per_s: Annotated[
+        float,
+        Meta(description="tokens per second that streams brought between the last two beats, as counted"),
+    ]
 
 
 class GroupSummary(Struct, frozen=True, kw_only=True):
@@ -187,6 +191,7 @@ def _in_flight(now: Iterable[GroupNow]) -> InFlight:
         overdue=sum(each.overdue for each in held),
         missed_deadlines=sum(each.missed for each in held),
         worst_overdue_s=round(max((each.worst_overdue_ns for each in held), default=0) / 1e9, 6),
+        tokens_per_s=round(sum(each.tokens_per_s for each in held), 1),
     )
 
 

@@ -170,12 +170,20 @@ class Workers:
                 key = cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo))
                 held = merged.get(key)
                 if held is None:
-                    merged[key] = GroupNow(*key, now.in_flight, now.overdue, now.missed, now.worst_overdue_ns)
+                    merged[key] = GroupNow(
+                        *key,
+                        now.in_flight,
+                        now.overdue,
+                        now.missed,
+                        now.worst_overdue_ns,
+                        now.tokens_per_s,
+                    )
                 else:
                     held.in_flight += now.in_flight
                     held.overdue += now.overdue
                     held.missed += now.missed
                     held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
+                    held.tokens_per_s += now.tokens_per_s
         return tuple(merged[key] for key in sorted(merged))
 
     def backends(self) -> tuple[BackendStats, ...]:

@@ -188,6 +188,7 @@ def _add_now(one: GroupNow, two: GroupNow) -> GroupNow:
         one.overdue + two.overdue,
         one.missed + two.missed,
         max(one.worst_overdue_ns, two.worst_overdue_ns),
+        one.tokens_per_s + two.tokens_per_s,
     )
 
 

@@ -115,6 +115,11 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._last_ns = 0
 
+    @property
+    def paused_ns(self) -> int | None:
+        """Since when the upstream is not read, for a slow client; ``None``: it is."""
+        return self._blocked_from_ns
+
     # ------------------------------------------------------------------ the request's own task
 
     async def run(self) -> None:

@@ -26,10 +26,10 @@ from uvicorn.server import ServerState
 from proxy.clock import monotonic_ns, unix_ns
 from proxy.link import BackendSpec, Beat, GroupNow, PromptModels, Stream, Table, Timeouts
 from proxy.parent import die_with_parent
-from proxy.relay import flight
 from proxy.relay.delays import Octaves
 from proxy.relay.downstream import protocol_class
 from proxy.relay.facts import facts_of, facts_of_refused
+from proxy.relay.flight import Flight
 from proxy.relay.ids import Ids
 from proxy.relay.lag import LoopLag
 from proxy.relay.linkclient import LinkClient
@@ -64,6 +64,7 @@ class Worker:
         self.lag = LoopLag(self.loop)
         self.forward = Octaves()
         self.blocked = Octaves()
+        self.flight = Flight(self.loop)
         self.dropped: Counter[str] = Counter()
         self.exchanges: set[Exchange] = set()
         self.pools: dict[str, Pool | PullPool] = {}
@@ -134,6 +135,7 @@ class Worker:
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over: its facts go to the control process."""
         self.forward.fold(exchange.delay_counts, exchange.delay_sum_ns)
+        self.flight.ended(exchange)
         if exchange.recorded:
             try:
                 self.link.facts(lambda seq: facts_of(exchange, seq))
@@ -171,7 +173,7 @@ class Worker:
             )
         if not self._sweeping:
             self._sweeping = True
-            flight.sweep(self.loop, list(self.exchanges), self._beat)
+            self.flight.sweep(list(self.exchanges), self._beat)
 
     def _beat(self, groups: list[GroupNow]) -> None:
         self._sweeping = False

@@ -41,9 +41,14 @@ def beat(*groups: GroupNow, **fields: Any) -> Beat:
 
 
 def now(
-    model: str = "llama", in_flight: int = 1, overdue: int = 0, missed: int = 0, worst: int = 0
+    model: str = "llama",
+    in_flight: int = 1,
+    overdue: int = 0,
+    missed: int = 0,
+    worst: int = 0,
+    rate: float = 0.0,
 ) -> GroupNow:
-    return GroupNow("default", model, "default", in_flight, overdue, missed, worst)
+    return GroupNow("default", model, "default", in_flight, overdue, missed, worst, rate)
 
 
 def lost(workers: Workers) -> dict[str, int]:
@@ -150,10 +155,11 @@ def test_the_picture_of_now_is_merged_over_workers_and_replaced_by_each_beat() -
     workers = Workers()
     first, second = workers.hello(hello(0)), workers.hello(hello(1))
     workers.beat(first, beat(now(in_flight=9)))
-    workers.beat(first, beat(now(in_flight=2, overdue=1, missed=4, worst=70)))
-    workers.beat(second, beat(now(in_flight=3, overdue=1, missed=1, worst=90), now("qwen")))
+    workers.beat(first, beat(now(in_flight=2, overdue=1, missed=4, worst=70, rate=40.5)))
+    workers.beat(second, beat(now(in_flight=3, overdue=1, missed=1, worst=90, rate=2.0), now("qwen")))
     llama, qwen = workers.groups_now(GroupCap())
     assert (llama.in_flight, llama.overdue, llama.missed, llama.worst_overdue_ns) == (5, 2, 5, 90)
+    assert llama.tokens_per_s == 42.5
     assert (qwen.model, qwen.in_flight) == ("qwen", 1)
 
 

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.link import GroupNow, Match, SloSpec
-from proxy.relay import flight
+from proxy.relay import flight as module
 from proxy.relay.call import Call
+from proxy.relay.flight import Flight
 from proxy.relay.route import Arm
 
 MS = 1_000_000
@@ -25,7 +26,7 @@ class FakeLoop:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step_ns: int = 0) -> None:
         self.now_ns, self.step_ns, self.turns = NOW, step_ns, 0
         self.waiting: deque[Callable[[], None]] = deque()
-        monkeypatch.setattr(flight, "monotonic_ns", self.clock)
+        monkeypatch.setattr(module, "monotonic_ns", self.clock)
 
     def clock(self) -> int:
         self.now_ns += self.step_ns
@@ -40,8 +41,17 @@ class FakeLoop:
             self.waiting.popleft()()
 
 
-def tap(overdue_ms: int = -1, missed: int = 0) -> Any:
-    return SimpleNamespace(overdue_ns=lambda now: overdue_ms * MS, missed_by=lambda now: missed)
+def tap(overdue_ms: int = -1, missed: int = 0, tokens: int = 0) -> Any:
+    return SimpleNamespace(
+        overdue_ns=lambda now: overdue_ms * MS, missed_by=lambda now: missed, tokens=tokens
+    )
+
+
+class FakeExchange:
+    """One by identity, as the real ones."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
 
 
 def exchange(backend: str = "b", model: str | None = "m", **more: Any) -> Any:
@@ -53,13 +63,14 @@ def exchange(backend: str = "b", model: str | None = "m", **more: Any) -> Any:
         "tap": None,
         "sent_ns": None,
         "head_ns": None,
+        "paused_ns": None,
     }
-    return SimpleNamespace(**{**fields, **more})
+    return FakeExchange(**{**fields, **more})
 
 
-def swept(loop: FakeLoop, *exchanges: Any) -> list[GroupNow]:
+def swept(loop: FakeLoop, *exchanges: Any, flight: Flight | None = None) -> list[GroupNow]:
     found: list[list[GroupNow]] = []
-    flight.sweep(cast(Any, loop), list(exchanges), found.append)
+    (flight or Flight(cast(Any, loop))).sweep(list(exchanges), found.append)
     loop.run()
     (groups,) = found  # told once
     return groups
@@ -116,3 +127,58 @@ def test_a_long_sweep_is_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     (group,) = swept(loop, *[exchange(tap=tap()) for _ in range(1000)])
     assert group.in_flight == 1000
     assert loop.turns > 10
+
+
+def test_what_is_due_while_a_slow_client_holds_the_server_up_is_not_overdue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def due(at_ns: int) -> Any:
+        late = NOW - at_ns
+        return SimpleNamespace(
+            overdue_ns=lambda now: now - at_ns, missed_by=lambda now: 3 + (now > at_ns) * late, tokens=5
+        )
+
+    paused = NOW - 2_000 * MS
+    (group,) = swept(FakeLoop(monkeypatch), exchange(tap=due(paused + 1), paused_ns=paused))
+    assert (group.in_flight, group.overdue, group.missed, group.worst_overdue_ns) == (1, 0, 3, 0)
+    (group,) = swept(FakeLoop(monkeypatch), exchange(tap=due(paused - 7), paused_ns=paused))
+    assert (group.overdue, group.worst_overdue_ns) == (1, 7), "it was overdue before"
+
+
+def test_tokens_per_second_are_those_that_came_since_the_sweep_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = FakeLoop(monkeypatch)
+    flight = Flight(cast(Any, loop))
+    first, second, other = (exchange(tap=tap(tokens=n)) for n in (10, 30, 0))
+    other.arm = Arm("c", SLO, 500 * MS, 50 * MS, 0)
+
+    def rates(*running: Any, after_ms: int = 1000) -> dict[str, float]:
+        loop.now_ns += after_ms * MS
+        return {group.backend: group.tokens_per_s for group in swept(loop, *running, flight=flight)}
+
+    assert rates(first, second, other, after_ms=2000) == {"b": 20.0, "c": 0.0}
+    first.tap.tokens, other.tap.tokens = 25, 7
+    assert rates(first, second, other) == {"b": 15.0, "c": 7.0}
+    assert rates(first, second, other) == {"b": 0.0, "c": 0.0}, "a server that hangs"
+    # Between two sweeps some end, and others come and go.
+    second.tap.tokens, second.end = 34, "complete"
+    brief = exchange(tap=tap(tokens=6), end="complete")
+    for ended in (second, brief, exchange(end="refused"), exchange(tap=tap(tokens=9), recorded=False)):
+        flight.ended(ended)
+    assert rates(first, second, after_ms=500) == {"b": 20.0}
+    first.end = other.end = "complete"
+    flight.ended(first)
+    flight.ended(other)
+    assert rates(first, other) == {}, "nothing is in flight and nothing came"
+    assert not flight._told, "and nothing is kept"
+
+
+def test_a_group_whose_streams_all_ended_tells_their_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = FakeLoop(monkeypatch)
+    flight = Flight(cast(Any, loop))
+    flight.ended(exchange(tap=tap(tokens=40), end="complete"))
+    loop.now_ns += 1000 * MS
+    assert swept(loop, flight=flight) == [GroupNow("b", "m", "chat", 0, 0, 0, 0, 40.0)]
+    loop.now_ns += 1000 * MS
+    assert swept(loop, flight=flight) == []
