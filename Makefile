@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo test lint format bench fuzz docs clean
 
 help:
 	@echo "make demo    two simulated engines behind one Legato, a live table, a report (under two minutes)"
 	@echo "make test    lint, types, import contracts and tests: what CI runs"
 	@echo "make lint    only lint, format, types and import contracts"
 	@echo "make bench   measure Legato beside no proxy, itself and a plain FastAPI + httpx proxy (needs gcc)"
+	@echo "make fuzz    feed the tap what nobody would think of, guided by coverage (SECONDS=60)"
 	@echo "make docs    write the configuration and metrics references anew from the code"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -41,6 +42,11 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m deploy.bench
+
+SECONDS ?= 60
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python -m deploy.fuzz --seconds $(SECONDS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m proxy.reference
