@@ -39,6 +39,8 @@ _FIRST: Final = -39 << _BITS  # the bucket of 2**-40: frexp(2**-40) is (0.5, -39
 _LAST: Final = (64 << _BITS) + _PARTS - 1
 _SHIFT: Final = 52 - _BITS
 _BIAS: Final = 1022 << _BITS  # frexp's exponent is that of the binary form less 1022
+_SMALL: Final = 2.0**-40
+_LARGE: Final = 2.0**64
 _SPARE: Final = 8  # buckets kept free on either side of what was hit
 _MOST: Final = 1 << 48  # of one value at a time: counts are int64
 
@@ -89,9 +91,7 @@ class LogHistogram:
         if value == 0:
             self.zeros += times
         else:
-            fraction, exponent = frexp(value)
-            index = (exponent << _BITS) + int((fraction - 0.5) * (2 * _PARTS))
-            index = min(max(index, _FIRST), _LAST) >> self.level
+            index = _index(value) >> self.level
             place = index - self._first
             if not 0 <= place < len(self._counts):
                 place = self._reach(index, index)
@@ -107,18 +107,31 @@ class LogHistogram:
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high < float("inf")):
             raise ValueError(f"values from {low!r} to {high!r}: the histogram takes finite numbers from 0 up")
-        zeros = 0 if low > 0 else int((values == 0).sum())
-        floats = np.ascontiguousarray(values[values > 0] if zeros else values, dtype=np.float64)
-        if len(floats):
-            indexes = np.clip((floats.view(np.int64) >> _SHIFT) - _BIAS, _FIRST, _LAST) >> self.level
-            first = int(indexes.min())
-            counts = np.bincount(indexes - first)  # at most as long as there are buckets
-            self._take(first, counts)
+        total = values.sum().item()
+        if low == 0:
+            hit = values > 0
+            zeros = len(values) - int(np.count_nonzero(hit))
+            values = values[hit]
+            self.zeros += zeros
+        if len(values):
+            floats = np.ascontiguousarray(values, dtype=np.float64)
+            smallest = low or floats.min().item()
+            indexes = floats.view(np.int64) >> _SHIFT
+            indexes -= _BIAS
+            if smallest < _SMALL or high >= _LARGE:
+                indexes = np.clip(indexes, _FIRST, _LAST)
+            indexes >>= self.level
+            first = _index(smallest) >> self.level
+            indexes -= first
+            counts = np.bincount(indexes)  # at most as long as there are buckets
+            if len(self._counts):
+                self._take(first, counts)
+            else:
+                self._first, self._counts = first, counts
             if self.level:
-                low = 0 if zeros else _edge(first, self.level)
+                low = 0 if low == 0 else _edge(first, self.level)
                 high = _edge(first + len(counts), self.level)
-        self.zeros += zeros
-        self._extend(low, high, values.sum().item())
+        self._extend(low, high, total)
 
     def merge(self, other: LogHistogram) -> None:
         """Add all that ``other`` counted; ``other`` stays as it is, the coarser level holds for both."""
@@ -284,6 +297,12 @@ class LogHistogram:
 
 
 _NONE: Final[Counts] = np.zeros(0, dtype=np.int64)
+
+
+def _index(value: float) -> int:
+    """The bucket, on level 0, of a value above 0."""
+    fraction, exponent = frexp(value)
+    return min(max((exponent << _BITS) + int((fraction - 0.5) * (2 * _PARTS)), _FIRST), _LAST)
 
 
 def _coarser(first: int, counts: Counts | npt.NDArray[np.uint8], step: int) -> tuple[int, Counts]:

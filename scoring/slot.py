@@ -67,17 +67,6 @@ class Booking(NamedTuple):
     zero_gaps: int = 0
     miss_rates: Sequence[float] | npt.NDArray[np.float64] | None = None
 
-    def gaps(self) -> LogHistogram:
-        """The gaps, counted: the costly part, so that it is done once for all slots that take it."""
-        counted = LogHistogram()
-        if self.gaps_ns is not None and len(self.gaps_ns):
-            try:
-                counted.add_many(self.gaps_ns)
-            except ValueError:  # negative ones, which nobody should give
-                counted.add_many(np.maximum(self.gaps_ns, 0))
-        counted.add(0, self.zero_gaps)
-        return counted
-
 
 class MissCurve:
     """How the requests of a sample would have fared with each ``Dd`` of ``GRID_NS``: counts of miss rates.
@@ -185,8 +174,8 @@ class Slot:
         held = sum(hist.nbytes for hist in self.hists.values())
         return _BARE_BYTES + held + (0 if self.curve is None else self.curve.counts.nbytes)
 
-    def add(self, booking: Booking, gaps: LogHistogram | None = None) -> None:
-        """Book one request; ``gaps``: what ``booking.gaps()`` gave, where it is at hand.
+    def add(self, booking: Booking) -> None:
+        """Book one request.
 
         ``ValueError``, and nothing booked, for an outcome or a result that is not in the closed lists, or
         miss rates that do not fit the grid.
@@ -196,7 +185,6 @@ class Slot:
             raise ValueError(f"outcome {booking.outcome!r}, result {booking.result!r}: known are {known}")
         if booking.miss_rates is not None and len(booking.miss_rates) != len(GRID_NS):
             raise ValueError(f"{len(booking.miss_rates)} miss rates: one for each of {len(GRID_NS)} Dd")
-        gaps = booking.gaps() if gaps is None else gaps
         self.outcomes[booking.outcome] += 1
         self.results[booking.result] += 1
         totals, hists = self.totals, self.hists
@@ -212,8 +200,12 @@ class Slot:
         ):
             if value is not None:
                 hists[name].add(_amount(value))
-        if gaps.count:
-            hists["tbt"].merge(gaps)
+        if booking.gaps_ns is not None and len(booking.gaps_ns):
+            try:
+                hists["tbt"].add_many(booking.gaps_ns)
+            except ValueError:  # negative ones, which nobody should give
+                hists["tbt"].add_many(np.maximum(booking.gaps_ns, 0))
+        hists["tbt"].add(0, booking.zero_gaps)
         self._add_score(booking)
 
     def _add_score(self, booking: Booking) -> None:
