@@ -8,8 +8,8 @@
                    as many as the largest count needs
 
 Dense planes, not pairs (gap, count): most buckets between the first and the last are hit, and deflate's
-Huffman codes make of a small count what it is worth, 1 to 3 bits; pairs of varints take a quarter more
-after deflate and twice as much without.  The numbers are close to random and would spoil those codes, so
+Huffman codes make of a small count what it is worth, 1 to 3 bits; pairs of varints take a fifth more
+after deflate and 2.5 times as much without.  The numbers are close to random and would spoil those codes, so
 they have codes of their own.  numpy reads planes without a loop.
 
 Equal content has equal bytes.  Unpacking raises ``ValueError`` and nothing else whatever it is given, and

@@ -171,7 +171,8 @@ class Windows:
         elif closed > self._closed:
             self._closed = closed
             self._floors = Floors(*map(max, self._floors, _floors(closed)))
-            self._due = {**self._rings, None: self._total}  # which gets what they close
+            # Who has waited comes first; the total last, since it gets what the others close.
+            self._due = {**self._due, **self._rings, None: self._total}
         self._now = now_ns
 
     def _bounds(self, from_ns: int, to_ns: int) -> tuple[int, int]:
