@@ -20,6 +20,7 @@ NOTE = (
 )
 _BAR, _PART = "█", " ▏▎▍▌▋▊▉"
 _WIDTH = 20  # of a bar
+_KEPT, _BROKEN = "green", "red"
 
 Measure = Callable[[Point], float]
 
@@ -129,7 +130,8 @@ def picture(sweep: Sweep) -> RenderableType:
         asked = mean(point.asked_tokens_per_s for point in points[FIRST])
         bars = (_bar(points[name], sweep.promise) for name in SCHEDULERS)
         out.add_row(f"{load:.2f}", f"{asked:.0f}", *bars)
-    return out
+    key = Text.assemble((_BAR, _KEPT), " kept with every seed   ", (_BAR, _BROKEN), " not with every seed")
+    return Group(out, key)
 
 
 def _at(curve: Curve, load: float) -> Point:
@@ -138,7 +140,7 @@ def _at(curve: Curve, load: float) -> Point:
 
 def _bar(points: Sequence[Point], by: Promise) -> Text:
     share = mean(point.share for point in points)
-    style = "green" if all(point.kept(by.objective) for point in points) else "red"
+    style = _KEPT if all(point.kept(by.objective) for point in points) else _BROKEN
     eighths = int(share * _WIDTH * 8)
     bar = _BAR * (eighths // 8) + _PART[eighths % 8].strip()
     return Text.assemble((bar.ljust(_WIDTH), style), f" {percent(share)}")
