@@ -26,7 +26,7 @@ class Counter:
     """Counts for one stream.
 
     ``rank``: the least sure way by which any of its tokens was counted.  ``several``: some event told more
-    than one.  ``burst``: by how many the running usage grew last; as many events may follow with the same
+    than one.  ``burst``: by how many the running usage grew at most; as many events may follow with the same
     number (llama.cpp's speculation sends the tokens of a step one by one, each with the step's total).
     """
 
@@ -82,7 +82,7 @@ class Counter:
         growth = reported - counted
         if growth > 0:
             self._still = 0
-            self.burst = growth
+            self.burst = max(self.burst, growth)
             return growth
         if output.kind:
             if track.tokens != self._seen:  # it grew on the hot path in between

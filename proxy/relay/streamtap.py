@@ -162,12 +162,15 @@ class StreamTap:
         if growth > 0:
             self._one.arrive(at_ns - self.t0_ns, growth, _ONE_MORE)
             if growth > 1:
-                self._counter.several, self._counter.burst = True, growth
+                self._counter.several = True
+                self._counter.burst = max(self._counter.burst, growth)
         return growth > 0
 
     def _feed(self, data: bytes, at_ns: int) -> None:
         if self.unmeasured is not None:
             return
+        if self._quick and self._counter.rank == _RUNNING:
+            self._reported.at_least(self._one.tokens)
         if self._inflater is not None:
             try:
                 data = self._inflater.feed(data)
