@@ -92,6 +92,8 @@ def _tally_one(
 
 
 def _reason(start: int, at: int, late: int, spans: Sequence[Span]) -> str | None:
+    if not spans:
+        return None
     gap = set(range(start, at))
     blocked = {ns for low, high, why in spans if why == "client_blocked" for ns in range(low, high)}
     ours = [(low, high) for low, high, why in spans if why == "suspect" and low < high]
