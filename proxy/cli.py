@@ -189,7 +189,8 @@ def _bind(config: Config) -> dict[str, Any]:
 
 
 def _summary(path: str | None, config: Config) -> str:
-    from proxy.config import as_written, cares
+    from proxy.config import cares
+    from proxy.words import conditions, promise
 
     scheme = "https" if config.tls.cert_file else "http"
     rows: list[tuple[str, str]] = [("listen", f"{where} ({scheme})") for where in config.listen]
@@ -198,34 +199,15 @@ def _summary(path: str | None, config: Config) -> str:
         over = f" over unix:{backend.uds}" if backend.uds else ""
         rows.append(("backend", f"{name}: {backend.url or 'http://localhost'}{over}"))
     for route in config.routes:
-        rows.append(("route", f"{_conditions(route.match)} -> {route.target}"))
+        rows.append(("route", f"{conditions(route.match)} -> {route.target}"))
     if not any(route.match.everything for route in config.routes):
         rest = "everything else" if config.routes else "everything"
         rows.append(("route", f"{rest} -> {next(iter(config.backends))}"))
-    for slo in config.slos:
-        told = as_written(slo)
-        promise = [f"ttft {_curve(told['ttft'])}", f"tbt {told['tbt']}", f"fluidity {told['fluidity']}"]
-        promise = promise if slo.fluidity else []
-        promise += [f"e2e {told['e2e']}"] if slo.e2e else []
-        rows.append(
-            ("slo", f"{slo.name}: {', '.join(promise)} for {told['objective']} of {_conditions(slo.match)}")
-        )
+    rows += [("slo", promise(slo)) for slo in config.slos]
     rows += [("care", sentence) for sentence in cares(config)]
     return "\n".join(
         [f"ok: {path or 'defaults and variables'}", *(f"  {kind:<8} {text}" for kind, text in rows)]
     )
-
-
-def _conditions(match: Any) -> str:
-    given = [f"{kind} {glob}" for kind, glob in (("path", match.path), ("model", match.model)) if glob]
-    given += [f"header {name}: {glob}" for name, glob in match.header.items()]
-    return ", ".join(given) or "everything"
-
-
-def _curve(ttft: Any) -> str:
-    if not isinstance(ttft, dict):
-        return str(ttft)
-    return ", ".join(f"{time} at {tokens} prompt tokens" for tokens, time in ttft.items())
 
 
 def _register() -> None:

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from proxy.settings.base import Match
 from proxy.settings.checks import cares, findings, take_out_later
 from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
-from proxy.settings.models import Admin, Backend, Config, Match, Route, Slo, Timeouts
+from proxy.settings.models import Admin, Backend, Config, Route, Timeouts
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
+from proxy.settings.slo import TTFT_WAYS, LearnedTtft, QuadraticTtft, Slo
 from proxy.settings.tree import Loc, Tree, read_file
 from proxy.settings.types import Unit, shown, write
+
+if TYPE_CHECKING:
+    from proxy.curves import FrozenCurves
 
 __all__ = [
     "FLAGS",
@@ -29,7 +34,9 @@ __all__ = [
     "Config",
     "ConfigErrors",
     "ConfigProblem",
+    "LearnedTtft",
     "Match",
+    "QuadraticTtft",
     "Route",
     "Slo",
     "Timeouts",
@@ -42,6 +49,8 @@ __all__ = [
 ]
 
 
+#: What is dropped can show that something else is missing: so often the rest is looked at again.
+_LOOKS = 4
 _HOLDERS = ("model_type", "dict_type", "tuple_type")
 
 
@@ -78,14 +87,17 @@ def load(boot: Boot | Mapping[str, Any], environ: Mapping[str, str] | None = Non
 
 def _validated(tree: Tree) -> Config:
     """The configuration of all that is right in the tree; what is wrong becomes problems, as if not given."""
-    try:
-        config = Config.model_validate(tree.data)
-    except ValidationError as error:
-        _take_out_wrong(tree, cast("list[dict[str, Any]]", error.errors(include_url=False)))
+    config = None
+    for look in range(_LOOKS):
         try:
             config = Config.model_validate(tree.data)
-        except ValidationError:
-            return Config()
+            break
+        except ValidationError as error:
+            found = cast("list[dict[str, Any]]", error.errors(include_url=False))
+            _take_out_wrong(tree, found, again=look > 0)
+    if config is None:
+        return Config()
+    _read_curves(tree, config)
     config = _promises(config)
     for loc, mend in findings(config, tree):
         if not any(loc[: len(bad)] == bad or bad[: len(loc)] == loc for bad in tree.bad):
@@ -93,12 +105,36 @@ def _validated(tree: Tree) -> Config:
     return config
 
 
-def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]]) -> None:
-    tree.names = list(tree.data["backends"]) if isinstance(tree.data.get("backends"), dict) else []
+def _read_curves(tree: Tree, config: Config) -> None:
+    """Give every SLO the learned curves of its file; what is wrong with one is told once."""
+    read: dict[str, FrozenCurves] = {}
+    for index, slo in enumerate(config.slos):
+        if not isinstance(slo.ttft, LearnedTtft) or slo.ttft.live:
+            continue
+        path = slo.ttft.learned
+        try:
+            if path not in read:
+                from proxy.curves import read_curves  # with what learned them: only where it is needed
+
+                read[path] = read_curves(path)
+            slo.ttft.freeze(read[path])
+        except OSError as error:
+            mend = f"{path!r} cannot be read: {error.strerror}; `legato freeze` writes it, until then: live"
+            tree.problem(("slos", index, "ttft", "learned"), mend)
+        except ConfigErrors as errors:
+            tree.problems += errors.problems
+
+
+def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]], *, again: bool) -> None:
+    if not tree.names and isinstance(tree.data.get("backends"), dict):
+        tree.names = list(tree.data["backends"])
     drop: list[Loc] = []
     for found in errors:
         loc, mend = _problem(tree, found)
         drop.append(loc)
+        told = (*loc, found["loc"][-1]) if found["type"] == "missing" else loc
+        if again and any(bad[: len(told)] == told for bad in tree.bad):
+            continue  # it lacks only what was wrong and is told already
         if found["input"] is None and found["type"] in _HOLDERS and isinstance(loc[-1], str):
             continue  # "timeouts:" with nothing under it (all of it commented out) is not given
         # What stands under an unknown key may be anything, a secret too: only the key is shown.
@@ -109,13 +145,16 @@ def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]]) -> None:
 
 
 def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
-    loc = tuple(step for step in found["loc"] if step != "[key]")
+    way = next((TTFT_WAYS[step] for step in found["loc"] if step in TTFT_WAYS), None)
+    loc = tuple(step for step in found["loc"] if step != "[key]" and step not in TTFT_WAYS)
     kind, value = found["type"], found["input"]
+    if kind == "missing" and way is not None:
+        return loc[:-1], f"{loc[-1]} is needed, write for example {way.example}"
     if kind == "value_error":
         return loc, mask(str(found["ctx"]["error"]))
     text = mask(shown(value))
     if kind == "extra_forbidden":
-        known = names_at(loc[:-1])
+        known = names_at(loc[:-1]) if way is None else list(way.names)
         meant = suggest(str(loc[-1]), known)
         if meant and tree.place(loc).startswith("LEGATO_"):
             meant = variable((*loc[:-1], meant))
@@ -221,9 +260,15 @@ def restart_needed(old: Config, new: Config) -> list[str]:
 
 
 def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, ...]:
-    """Every file that a reload reads: the configuration, certificates, tokens."""
+    """Every file to look at: the configuration, certificates, tokens; with ``watch`` learned curves too.
+
+    (Certificates are read again whenever they change, everything else by a reload only.)
+    """
     files = [boot.get("file"), config.tls.cert_file, config.tls.key_file]
     files += [config.admin.token_file, config.admin.write_token_file]
     for backend in config.backends.values():
         files += [backend.tls.ca_file, backend.tls.cert_file, backend.tls.key_file]
+    if config.watch:
+        ttfts = [slo.ttft for slo in config.slos]
+        files += [ttft.learned for ttft in ttfts if isinstance(ttft, LearnedTtft) and not ttft.live]
     return tuple(dict.fromkeys(str(file) for file in files if file))

@@ -43,11 +43,15 @@ class BackendSpec(Struct, frozen=True, omit_defaults=True):
 
 
 class Match(Struct, frozen=True, omit_defaults=True):
-    """Every given condition must hold; globs as in ``fnmatch``; header names in lower case."""
+    """Every given condition must hold; globs as in ``fnmatch``; header names in lower case.
+
+    ``prompt_tokens``: the estimated prompt, least and most (``None``: no most), both included; SLOs only.
+    """
 
     path: str | None = None
     model: str | None = None
     header: dict[str, str] = {}
+    prompt_tokens: tuple[int, int | None] | None = None
 
 
 class RouteSpec(Struct, frozen=True, omit_defaults=True):
@@ -58,8 +62,24 @@ class RouteSpec(Struct, frozen=True, omit_defaults=True):
     dialect: str | None = None  # its name; None: told by the path and the first event
 
 
+class LearnedCurve(Struct, frozen=True, array_like=True):
+    """What was learned of one backend's prefill for one model (``""``: requests that name none).
+
+    ``points``: ((prompt_tokens, ns), ...) sorted, at least one; without slack.
+    """
+
+    backend: str
+    model: str
+    points: tuple[tuple[int, int], ...]
+
+
 class SloSpec(Struct, frozen=True, omit_defaults=True):
-    """First match wins.  ``ttft_points``: ((prompt_tokens, ttft_ns), ...) sorted, at least one."""
+    """First match wins.  The first token's deadline is, by the first of these that there is:
+
+    the one of ``curves`` for the request's backend and model, later by ``slack_ns``; ``quadratic``: (ns, and
+    per prompt token and per its square femtoseconds); ``ttft_points``: ((prompt_tokens, ttft_ns), ...)
+    sorted, at least one: a constant or table, a learned curve's fallback, or what a quadratic gives at 0.
+    """
 
     name: str
     match: Match
@@ -68,6 +88,11 @@ class SloSpec(Struct, frozen=True, omit_defaults=True):
     target: float = 0.9
     objective: float = 0.99
     e2e_ns: int | None = None
+    quadratic: tuple[int, int, int] | None = None
+    curves: tuple[LearnedCurve, ...] = ()
+    slack_ns: int = 0  # of ``curves``
+    live: bool = False  # its curves are those learned now, put here by control; none until then
+    pages: bool = True  # False: shown and compared, but nobody is woken by it
 
 
 class Timeouts(Struct, frozen=True, omit_defaults=True):

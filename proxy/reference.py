@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 from proxy.config import unit_of
 from proxy.settings.layers import FLAGS, OTHER_VARIABLES, SHORT, variable
-from proxy.settings.models import NOT_YET, Config, Match
+from proxy.settings.models import NOT_YET, Config
+from proxy.settings.slo import PromptRange, SloMatch
 from proxy.settings.types import write
 
 TARGET = Path(__file__).with_name("CONFIG.md")
@@ -36,8 +37,8 @@ do `on`, `yes` and `true`. Globs know `*` (also across `/`), `?` and `[...]`.
 commas; other lists and mappings are JSON. An unknown `LEGATO_` variable is an error; those that Kubernetes
 makes of a service named `legato` (`LEGATO_PORT`, `LEGATO_SERVICE_HOST` and so on) are passed over.
 
-**Files** to read (`*_file`) that the configuration names are looked for beside it; all other paths count from
-the working directory. Secrets are in files or variables, never in the configuration or in flags.
+**Files** to read (`*_file`, `learned`) that the configuration names are looked for beside it; all other paths
+count from the working directory. Secrets are in files or variables, never in the configuration or in flags.
 """
 
 _TABLE = "| setting | what one writes | default | meaning |\n|---|---|---|---|"
@@ -61,7 +62,7 @@ def render() -> str:
             head = _path(name, field.annotation)
             sections += _section(head, model, field.description or "")
     later = ", ".join(f"`{name}`" for name in NOT_YET)
-    later += ", `ttft: {learned: ...}`, `sticky`, a `split` over several backends."
+    later += ", `sticky`, a `split` over several backends."
     return "\n".join([*out, "", *sections, "## Known, and not in this version yet", "", later]) + "\n"
 
 
@@ -72,8 +73,14 @@ def _section(head: str, model: type[BaseModel], description: str) -> list[str]:
         inner = _inner(field.annotation)
         if inner is None:
             out.append(_row(model, name))
-        elif inner is Match and not head.startswith("routes"):  # a match is described once, with the routes
-            out.append(f"| `{name}` | as in `routes[].match` | everything | {field.description} |")
+            for way in _ways(field.annotation):
+                first = next(iter(way.model_fields))
+                nested += _section(f"{head}.{name}: {{{first}: ...}}", way, f"{way.__doc__}")
+        elif inner is SloMatch:  # what it has in common with a route's was described there
+            kind = "as in `routes[].match`, and `prompt_tokens`"
+            out.append(f"| `{name}` | {kind} | everything | {field.description} |")
+            prompts = SloMatch.model_fields["prompt_tokens"]
+            nested += _section(f"{head}.{name}.prompt_tokens", PromptRange, prompts.description or "")
         else:
             nested += _section(f"{head}.{_path(name, field.annotation)}", inner, field.description or "")
     return [*out, "", *nested]
@@ -82,6 +89,12 @@ def _section(head: str, model: type[BaseModel], description: str) -> list[str]:
 def _path(name: str, annotation: Any) -> str:
     origin = get_origin(annotation)
     return f"{name}.<name>" if origin is dict else f"{name}[]" if origin is tuple else name
+
+
+def _ways(annotation: Any) -> list[type[BaseModel]]:
+    """The models among several ways to write one setting."""
+    options = [get_args(option)[0] for option in get_args(annotation) if get_origin(option) is Annotated]
+    return [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
 
 
 def _inner(annotation: Any) -> type[BaseModel] | None:
@@ -116,14 +129,16 @@ def _kind(model: type[BaseModel], name: str) -> str:
         return unit.hint
     if name == "model":
         return "glob"
-    if name.endswith("_file") or name == "uds":
-        return "path"
+    if name.endswith("_file") or name in ("uds", "learned"):
+        return "path, or `live`" if name == "learned" else "path"
     return {int: "whole number", float: "number"}.get(
         annotation if isinstance(annotation, type) else str, "text"
     )
 
 
 def _default(model: type[BaseModel], name: str) -> str:
+    if model.model_fields[name].is_required():
+        return "needed"
     value = write(model.model_fields[name].default, unit_of(model, name))
     if value is None or value in ((), {}, ""):
         return "none"

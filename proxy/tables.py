@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from proxy import link
-from proxy.config import Backend, Config, Match, Slo
+from proxy.config import Backend, Config, LearnedTtft, Match, QuadraticTtft, Slo
+from scoring.deadlines import LONGEST_NS
 
 
 def build_table(config: Config, version: int) -> link.Table:
@@ -58,14 +61,40 @@ def _match(match: Match) -> link.Match:
 
 
 def _slo(slo: Slo) -> link.SloSpec:
-    return link.SloSpec(
+    prompts = slo.match.prompt_tokens
+    length = None if prompts.min is None and prompts.max is None else (prompts.min or 0, prompts.max)
+    spec = link.SloSpec(
         name=slo.name,
-        match=_match(slo.match),
-        ttft_points=slo.ttft,
+        match=msgspec.structs.replace(_match(slo.match), prompt_tokens=length),
+        ttft_points=slo.ttft if isinstance(slo.ttft, tuple) else (),
         tbt_ns=slo.tbt,
         target=slo.fluidity,
         objective=slo.objective,
         e2e_ns=slo.e2e,
+    )
+    if isinstance(slo.ttft, QuadraticTtft):
+        return _quadratic(spec, slo.ttft)
+    return _learned(spec, slo.ttft) if isinstance(slo.ttft, LearnedTtft) else spec
+
+
+def _quadratic(spec: link.SloSpec, ttft: QuadraticTtft) -> link.SloSpec:
+    least_ns = min(ttft.base + ttft.slack, LONGEST_NS)
+    return msgspec.structs.replace(
+        spec,
+        ttft_points=((0, least_ns),),
+        quadratic=(least_ns, ttft.per_token, ttft.per_token_squared),
+    )
+
+
+def _learned(spec: link.SloSpec, ttft: LearnedTtft) -> link.SloSpec:
+    frozen = ttft.frozen
+    return msgspec.structs.replace(
+        spec,
+        ttft_points=ttft.fallback,
+        curves=frozen.table() if frozen is not None else (),
+        slack_ns=ttft.slack,
+        live=ttft.live,
+        pages=not ttft.live,
     )
 
 

@@ -12,14 +12,19 @@ from pydantic import BaseModel
 
 from proxy.config import Boot, cares, load
 from proxy.reference import COMMAND, TARGET, render
+from proxy.settings.base import Settings
 from proxy.settings.layers import FLAGS
-from proxy.settings.models import Config, Settings
+from proxy.settings.models import Config
+from tests.helpers.curves import learned
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "legato.example.yaml"
 
 
 def models() -> Sequence[type[BaseModel]]:
-    return Settings.__subclasses__()
+    found = list(Settings.__subclasses__())
+    for model in found:
+        found += model.__subclasses__()
+    return found
 
 
 def test_the_file_is_what_the_settings_say() -> None:
@@ -71,17 +76,17 @@ def test_the_example_is_accepted_and_sets_most_of_what_there_is() -> None:
 
 def test_what_the_example_shows_as_comments_is_accepted_too(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
+    assert "  # - name: learned" in text
+    text = text.replace("  # - name: learned", "  - name: learned").replace("\n  #   ", "\n    ")
+    learned(tmp_path / "curves.yaml", ("vllm", "llama-70b", 200_000_000))
     for line in ("by_socket: {uds", "elsewhere: {url"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     file = tmp_path / "legato.yaml"
     file.write_text(text.replace(", tls: {ca_file: ca.pem}", ""))
-    assert set(load(Boot(file=str(file), flags={}), {}).backends) == {
-        "vllm",
-        "small",
-        "by_socket",
-        "elsewhere",
-    }
+    config = load(Boot(file=str(file), flags={}), {})
+    assert set(config.backends) == {"vllm", "small", "by_socket", "elsewhere"}
+    assert [slo.name for slo in config.slos] == ["batch", "documents", "learned", "chat", "default"]
 
 
 def test_config_is_the_root() -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from proxy.link import Match, PromptModel, PromptModels, SloSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
-from scoring.deadlines import DeadlineCurve
+from scoring.deadlines import LONGEST_NS, DeadlineCurve, QuadraticDeadline
 
 #: Answers kept for calls that no header decides; models are clients' text, so the number is bounded.
 _MEMORY: Final = 1024
@@ -73,6 +73,41 @@ class _Rule:
         return True
 
 
+#: An SLO for prompts of the least to the most tokens, with its deadlines for one backend and model.
+_Offer = tuple[int, int, SloSpec, DeadlineCurve | QuadraticDeadline]
+#: What is remembered of a path and model: backend, dialect, and the SLOs that the prompt's length decides.
+_Known = tuple[str | None, str | None, tuple[_Offer, ...]]
+
+
+class _Promise:
+    """One compiled ``SloSpec``."""
+
+    __slots__ = ("_curve", "_learned", "least", "most", "rule", "slo")
+
+    def __init__(self, slo: SloSpec) -> None:
+        self.slo = slo
+        self.rule = _Rule(slo.match)
+        least, most = slo.match.prompt_tokens or (0, None)
+        self.least = least
+        self.most = LONGEST_NS if most is None else most
+        self._curve = (
+            DeadlineCurve(slo.ttft_points) if slo.quadratic is None else QuadraticDeadline(*slo.quadratic)
+        )
+        self._learned = {
+            (learned.backend, learned.model): DeadlineCurve(learned.points).later(slo.slack_ns)
+            for learned in slo.curves
+        }
+
+    @property
+    def any_length(self) -> bool:
+        """No prompt is too short or too long for it."""
+        return self.slo.match.prompt_tokens is None
+
+    def offer(self, backend: str | None, model: str | None) -> _Offer:
+        curve = self._learned.get((backend or "", model or ""), self._curve)
+        return self.least, self.most, self.slo, curve
+
+
 class RouteTable:
     """Compiled routes and SLOs of one ``Table``.  ``lengths``: what was learned, and will be."""
 
@@ -81,24 +116,28 @@ class RouteTable:
         self._unlearned = PromptModel(table.bytes_per_token)
         self._default = table.backends[0].name if table.backends else None
         self._routes = [(_Rule(route.match), route) for route in table.routes]
-        self._slos = [(_Rule(s.match), s, DeadlineCurve(s.ttft_points)) for s in table.slos]
+        self._slos = [_Promise(slo) for slo in table.slos]
         self._exclude = [_glob_of(pattern) for pattern in table.exclude]
-        rules = [rule for rule, _ in self._routes] + [rule for rule, _, _ in self._slos]
+        rules = [rule for rule, _ in self._routes] + [promise.rule for promise in self._slos]
         self._by_header = any(rule.header for rule in rules)
-        self._known: dict[tuple[str, str | None], tuple[str | None, str | None, SloSpec, DeadlineCurve]] = {}
+        self._known: dict[tuple[str, str | None], _Known] = {}
 
     def choose(self, call: Call, fields: Fields) -> Arm | None:
         """The arm for a call; ``None`` where routes are given and none of them matches."""
         key = (call.path, call.model)
         found = self._known.get(key)
         if found is None:
-            found = (*self._route(call, fields), *self._slo(call, fields))
+            backend, dialect = self._route(call, fields)
+            found = (backend, dialect, self._offers(call, fields, backend))
             if not self._by_header and len(self._known) < _MEMORY:
                 self._known[key] = found
-        backend, dialect, slo, curve = found
+        backend, dialect, offers = found
         if backend is None:
             return None
         prompt_tokens = self._lengths.tokens(call, self._unlearned)
+        for least, most, slo, curve in offers:  # noqa: B007 - the last is for every length
+            if least <= prompt_tokens <= most:
+                break
         return Arm(backend, slo, curve.at(prompt_tokens), slo.tbt_ns, prompt_tokens, dialect)
 
     def excluded(self, path: str) -> bool:
@@ -114,11 +153,15 @@ class RouteTable:
                 return route.backend, route.dialect
         return None, None
 
-    def _slo(self, call: Call, fields: Fields) -> tuple[SloSpec, DeadlineCurve]:
-        for rule, slo, curve in self._slos[:-1]:
-            if rule.fits(call, fields):
-                return slo, curve
-        return self._slos[-1][1:]
+    def _offers(self, call: Call, fields: Fields, backend: str | None) -> tuple[_Offer, ...]:
+        """The SLOs that match but for the prompt's length, up to the first that takes any length."""
+        offers: list[_Offer] = []
+        for promise in self._slos[:-1]:
+            if promise.rule.fits(call, fields):
+                offers.append(promise.offer(backend, call.model))
+                if promise.any_length:
+                    return tuple(offers)
+        return (*offers, self._slos[-1].offer(backend, call.model))
 
 
 def _glob_of(pattern: str) -> Pattern[str]:

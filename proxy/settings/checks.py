@@ -8,8 +8,10 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls, Match
+from proxy.settings.base import Match
+from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls
 from proxy.settings.problems import suggest
+from proxy.settings.slo import LearnedTtft, PromptRange, SloMatch
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
 from proxy.units import parse_address
@@ -26,15 +28,15 @@ def take_out_later(tree: Tree) -> None:
             tree.problem((name,), f"{what} is {_LATER}", value="")
             tree.data.pop(name)
     _take_out(tree, "routes", "sticky", f"sticky sessions are {_LATER}")
-    slos = tree.data.get("slos")
-    for index, slo in enumerate(slos if isinstance(slos, list) else []):
-        ttft = slo.get("ttft") if isinstance(slo, dict) else None
-        if isinstance(ttft, dict) and "learned" in ttft:
+    held = tree.data.get("routes")
+    for index, route in enumerate(held if isinstance(held, list) else []):
+        match = route.get("match") if isinstance(route, dict) else None
+        if isinstance(match, dict) and "prompt_tokens" in match:
             mend = (
-                "a learned curve is not in this version yet: write a table, for example {0: 500ms, 8000: 2s}"
+                "only SLOs are chosen by the prompt's length: leave it out, and write it into an SLO's match"
             )
-            tree.problem(("slos", index, "ttft"), mend, value="learned")
-            slo.pop("ttft")
+            tree.problem(("routes", index, "match", "prompt_tokens"), mend)
+            match.pop("prompt_tokens")
 
 
 def _take_out(tree: Tree, rules: str, name: str, mend: str) -> None:
@@ -201,6 +203,12 @@ def _slos(config: Config, tree: Tree) -> Iterator[Finding]:
         if not 0 < slo.objective < 1:
             mend = "an objective lies between 0% and 100% (no bad request at all): write 99.9%"
             yield (*loc, "objective"), mend
+        prompts = slo.match.prompt_tokens
+        if prompts.max is not None and (prompts.min or 0) > prompts.max:
+            mend = (
+                f"min {prompts.min} is more than max {prompts.max}: no prompt is that long, turn them round"
+            )
+            yield (*loc, "match", "prompt_tokens"), mend
     yield from _unreached(tree, "slos", [(slo.match, f"SLO {slo.name!r}") for slo in config.slos])
 
 
@@ -210,12 +218,21 @@ def _unreached(tree: Tree, rules: str, matches: list[tuple[Match, str]]) -> Iter
         for (before, name), known in zip(matches[:index], sound, strict=False):
             if not (known and sound[index]):
                 continue
-            if before.everything or before == match:
+            if _covers(before, match):
                 yield (
                     (rules, index, "match"),
                     f"is never reached: {name} before it matches all of it; put this one first",
                 )
                 break
+
+
+def _covers(before: Match, match: Match) -> bool:
+    """Nothing is left of what ``match`` matches."""
+    of, taken = (
+        each.prompt_tokens if isinstance(each, SloMatch) else PromptRange() for each in (match, before)
+    )
+    rest = (before.path, before.model, before.header)
+    return taken.holds(of) and (before.everything_else or rest == (match.path, match.model, match.header))
 
 
 def _listeners(config: Config) -> Iterator[Finding]:
@@ -274,6 +291,14 @@ def cares(config: Config) -> list[str]:
     cpus = os.cpu_count() or 1
     if config.workers > 1 and config.workers > cpus:
         out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")
+    for slo in config.slos:
+        held = slo.ttft.frozen if isinstance(slo.ttft, LearnedTtft) else None
+        learned = {curve.backend for curve in held.curves} if held else set(config.backends)
+        out += [
+            f"SLO {slo.name}: nothing was learned of backend {name}, its requests get the fallback"
+            for name in config.backends
+            if name not in learned
+        ]
     if not config.measure:
         out.append("measure is off: streams are forwarded, not scored")
     return out

@@ -203,5 +203,13 @@ def complete_slos(tree: Tree) -> None:
 def _matches_everything(rule: Mapping[str, Any]) -> bool:
     match = rule.get("match") or {}
     return isinstance(match, dict) and all(
-        not value or (name == "path" and value in ("*", "/*")) for name, value in match.items()
+        not value
+        or (name == "path" and value in ("*", "/*"))
+        or (name == "prompt_tokens" and isinstance(value, dict) and _any_length(value))
+        for name, value in match.items()
     )
+
+
+def _any_length(prompts: Mapping[str, Any]) -> bool:
+    """``{}`` and ``{min: 0}``: no prompt is left out."""
+    return prompts.get("max") is None and not str(prompts.get("min") or "").strip("0")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
+from proxy.settings.base import Match, Settings
+from proxy.settings.slo import Slo
 from proxy.settings.types import (
     DialectName,
     Duration,
-    Glob,
     Globs,
     Header,
     HeaderName,
@@ -24,22 +25,14 @@ from proxy.settings.types import (
     Networks,
     OffDuration,
     PositiveDuration,
-    Ratio,
     Size,
     Switch,
-    Ttft,
     Url,
 )
 
 _MS = 1_000_000
 _S = 1_000_000_000
 _MIB = 2**20
-
-
-class Settings(BaseModel):
-    """Base of all: unknown keys are errors, values are never changed, only replaced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ListenTls(Settings):
@@ -124,23 +117,6 @@ class Backend(Settings):
     tls: BackendTls = Field(default=BackendTls(), description="TLS towards this backend.")
 
 
-class Match(Settings):
-    """Every condition that is given must hold; globs know `*`, `?` and `[...]`."""
-
-    path: Glob | None = Field(default=None, description="Path glob; `*` also matches `/`.")
-    model: str | None = Field(
-        default=None, description="Model glob; a request that names no model does not match."
-    )
-    header: dict[HeaderName, str] = Field(
-        default={}, description="Header name to value glob; all of them must match."
-    )
-
-    @property
-    def everything(self) -> bool:
-        """No request can fail to match."""
-        return self.path in (None, "*", "/*") and self.model is None and not self.header
-
-
 class Route(Settings):
     """Which backend serves what; the first match wins."""
 
@@ -159,33 +135,6 @@ class Route(Settings):
     def target(self) -> str:
         """The backend's name, by either way of saying it."""
         return self.backend or next((name for name, weight in (self.split or {}).items() if weight), "")
-
-
-class Slo(Settings):
-    """What a class of requests is promised; the first match wins."""
-
-    name: Name = Field(default="", description="The name, a label of the metrics. Needed, and unique.")
-    match: Match = Field(default=Match(), description="Which requests; without it, every one.")
-    ttft: Ttft = Field(
-        default=((0, 500 * _MS),),
-        description="Deadline of the first token: one duration, or a table by prompt tokens "
-        "(`{0: 500ms, 8000: 2s}`, linear in between).",
-    )
-    tbt: PositiveDuration = Field(
-        default=50 * _MS, description="Deadline of each further token, after the one before it was due."
-    )
-    fluidity: Ratio = Field(
-        default=0.9,
-        description="A streamed request is good from this share of deadlines met. A rule with `e2e` and "
-        "none of `ttft`, `tbt`, `fluidity` promises the duration only (0%).",
-    )
-    objective: Ratio = Field(
-        default=0.99, description="The share of requests that should be good; below 100%."
-    )
-    e2e: PositiveDuration | None = Field(
-        default=None,
-        description="Longest duration of a good request; the only measure of those that are not streamed.",
-    )
 
 
 class Timeouts(Settings):

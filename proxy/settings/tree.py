@@ -143,7 +143,9 @@ class _FileReader:
         if node.tag == f"{_CORE}null":
             return None
         text = str(node.value)
-        if loc[-1] in _FILES and loc[0] in ("tls", "admin", "backends") and text:
+        secret = loc[-1] in _FILES and loc[0] in ("tls", "admin", "backends")
+        learned = loc[0] == "slos" and loc[-1] == "learned" and text != "live"
+        if (secret or learned) and text:
             return os.path.join(self._folder, text)  # files are found from where the configuration is
         return text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +21,11 @@ OFF = ("off", "false", "no")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNIX_MAX = 107  # bytes of a socket's path that the kernel takes
+_FINE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", re.ASCII)
+_TOKENS_DIGITS = 12
+_PER_TOKEN_MAX = 3_600 * 10**15
+#: Femtoseconds of the units in which the cost of a token is written.
+FINE = {"ns": 10**6, "us": 10**9, "ms": 10**12, "s": 10**15}
 #: Header names that carry a secret as a rule: they are never written anywhere.
 SECRET_HEADERS = frozenset(
     {
@@ -36,7 +42,7 @@ SECRET_HEADERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """How a plain value is written: a duration, size, ratio, ttft, switch, log or text."""
+    """How a plain value is written: a duration, size, ratio, ttft, per_token, switch, log or text."""
 
     kind: str
     off: bool = False  # 0 is written "off"
@@ -199,19 +205,30 @@ def _url(value: Any) -> Any:
     return url.rstrip("/")
 
 
-def _ttft(value: Any) -> Any:
+def _whole_tokens(value: Any, example: str) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit():
+        raise ValueError(f"{value!r}: prompt tokens are a whole number, write for example {example}")
+    if len(text) > _TOKENS_DIGITS:
+        raise ValueError(f"{value!r}: no prompt has so many tokens, write for example {example}")
+    return int(text)
+
+
+def _tokens(value: Any) -> Any:
+    return None if value is None else _whole_tokens(_plain(value, "a whole number"), "{min: 0, max: 4000}")
+
+
+def _points(value: Any) -> Any:
     """A constant or a table by prompt tokens -> ``((prompt_tokens, ns), ...)``, sorted."""
     if isinstance(value, str):
         return ((0, _positive_duration(value)),)
-    if not isinstance(value, dict):
+    if value is None or isinstance(value, tuple):
         return value
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)}: write a duration or a table, 500ms or {{0: 500ms, 8000: 2s}}")
     points: dict[int, int] = {}
     for key, text in value.items():
-        if not str(key).isascii() or not str(key).isdigit():
-            raise ValueError(
-                f"{key!r}: prompt tokens are a whole number, write for example {{0: 500ms, 8000: 2s}}"
-            )
-        tokens = int(key)
+        tokens = _whole_tokens(key, "{0: 500ms, 8000: 2s}")
         if tokens in points:
             raise ValueError(f"{tokens} prompt tokens stand twice in the table: keep one of them")
         if not isinstance(text, str | int):
@@ -220,6 +237,30 @@ def _ttft(value: Any) -> Any:
     if not points:
         raise ValueError("the table is empty: write for example {0: 500ms, 8000: 2s}")
     return tuple(sorted(points.items()))
+
+
+def _per_token(value: Any) -> Any:
+    """``80us``, ``0.35ns`` -> femtoseconds."""
+    if not isinstance(value, str):
+        return _plain(value, "a duration, for example 80us,")
+    found = _FINE.fullmatch(value.strip())
+    if value.strip() == "0":
+        return 0
+    if found is None or found[2] not in FINE:
+        parse_duration(value)  # says what is wrong with it, if it is no duration at all
+        raise ValueError(f"{value!r}: one number with one of {', '.join(FINE)}, for example 80us")
+    fs = Decimal(found[1]) * FINE[found[2]]
+    if fs > _PER_TOKEN_MAX:
+        raise ValueError(f"{value!r} is too long for one token: at most 3600s")
+    if fs != fs.to_integral_value():
+        raise ValueError(f"{value!r} is finer than a femtosecond: leave digits out, as in 0.35ns")
+    return int(fs)
+
+
+def _write_per_token(fs: int) -> str:
+    unit = next((name for name in reversed(FINE) if fs >= FINE[name]), "ns") if fs else "s"
+    text = f"{Decimal(fs) / FINE[unit]:f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
 
 
 Duration = Annotated[int, BeforeValidator(_duration), Unit("duration", hint="duration")]
@@ -245,11 +286,13 @@ Networks = Annotated[
     Unit("text", hint="list of networks"),
 ]
 Url = Annotated[str, BeforeValidator(_url), Unit("text", hint="http(s)://host[:port][/base]")]
-Ttft = Annotated[
+Points = Annotated[
     tuple[tuple[int, int], ...],
-    BeforeValidator(_ttft),
+    BeforeValidator(_points),
     Unit("ttft", hint="duration, or table by prompt tokens"),
 ]
+Tokens = Annotated[int | None, BeforeValidator(_tokens), Unit("text", hint="whole number")]
+PerToken = Annotated[int, BeforeValidator(_per_token), Unit("per_token", hint="duration, also below 1ns")]
 
 
 def format_size(size: int) -> str:
@@ -260,7 +303,9 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
-def _format_ttft(points: tuple[tuple[int, int], ...]) -> Any:
+def _format_ttft(points: Any) -> Any:
+    if not isinstance(points, tuple):
+        return points  # a model: its parts are written one by one
     if len(points) == 1:
         return format_duration(points[0][1])
     return {tokens: format_duration(ns) for tokens, ns in points}
@@ -276,6 +321,8 @@ def write(value: Any, unit: Unit | None) -> Any:
         return format_size(value)
     if unit.kind == "ratio":
         return f"{value * 100:.10g}%"
+    if unit.kind == "per_token":
+        return _write_per_token(value)
     if unit.kind == "switch":
         return "on" if value else "off"
     return _format_ttft(value) if unit.kind == "ttft" else value

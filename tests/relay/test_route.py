@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from proxy.link import BackendSpec, Match, PromptModel, PromptModels, RouteSpec, SloSpec, Table
+from proxy.link import (
+    BackendSpec,
+    LearnedCurve,
+    Match,
+    PromptModel,
+    PromptModels,
+    RouteSpec,
+    SloSpec,
+    Table,
+)
 from proxy.relay.call import Call
 from proxy.relay.route import _LENGTHS, _MEMORY, PromptLengths, RouteTable
 
@@ -142,6 +154,135 @@ def test_learned_lengths_are_bounded_and_the_longest_untold_go() -> None:
     assert promised(table, model="kept", text_bytes=1000)[0] == 1000
     assert promised(table, model="m0", text_bytes=1000)[0] == 250
     assert promised(table, model=f"m{_LENGTHS + 49}", text_bytes=1000)[0] == 500
+
+
+# ---------------------------------------------------------------- by the prompt's length
+
+
+def slo(name: str, least: int | None = None, most: int | None = None, **match: Any) -> SloSpec:
+    length = None if least is None else (least, most)
+    return SloSpec(name, Match(**match, prompt_tokens=length), ((0, 9 * MS),), MS)
+
+
+def chosen(table: RouteTable, tokens: int, model: str = "m", **headers: str) -> str:
+    fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    arm = table.choose(Call("POST", "/", model, tokens=tokens), fields)
+    assert arm is not None
+    assert arm.prompt_tokens == tokens
+    return arm.slo.name
+
+
+BY_LENGTH = (
+    slo("short", 0, 63),
+    slo("batch", header={"x-workload": "batch"}),
+    slo("of m", 64, 4000, model="m"),
+    slo("long", 4001),
+    slo("middle"),
+    slo("never", 0, 9),
+    DEFAULT,
+)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name"),
+    [(0, "short"), (63, "short"), (64, "of m"), (4000, "of m"), (4001, "long"), (10**9, "long")],
+)
+@pytest.mark.parametrize("slos", [BY_LENGTH, BY_LENGTH[:1] + BY_LENGTH[2:]], ids=["headers", "remembered"])
+def test_an_slo_by_the_prompts_length(slos: tuple[SloSpec, ...], tokens: int, name: str) -> None:
+    table = routes(slos=slos)
+    for _ in range(2):
+        for other in (5, 70, 5000):
+            chosen(table, other)
+        assert chosen(table, tokens) == name
+        assert chosen(table, tokens, "n") == ("middle" if name == "of m" else name)
+
+
+def test_length_and_header_go_together() -> None:
+    table = routes(slos=BY_LENGTH)
+    assert chosen(table, 5, x_workload="batch") == "short"
+    assert chosen(table, 5000, x_workload="batch") == "batch"
+    assert chosen(table, 5000, x_workload="chat") == "long"
+
+
+def test_one_answer_is_remembered_for_prompts_of_all_lengths() -> None:
+    table = routes(slos=(slo("short", 0, 63), DEFAULT))
+    assert [chosen(table, tokens) for tokens in range(60, 68)] == ["short"] * 4 + ["default"] * 4
+    ((_, _, offers),) = table._known.values()
+    assert [spec.name for _, _, spec, _ in offers] == ["short", "default"]
+
+
+def test_what_comes_behind_an_slo_for_every_length_costs_nothing() -> None:
+    table = routes(slos=BY_LENGTH[:1] + BY_LENGTH[2:])
+    chosen(table, 5, "n")
+    ((_, _, offers),) = table._known.values()
+    assert [spec.name for _, _, spec, _ in offers] == ["short", "long", "middle"]
+
+
+def test_the_last_slo_takes_every_length_that_is_left() -> None:
+    only = slo("only", 10, 20)
+    assert [chosen(routes(slos=(only,)), tokens) for tokens in (5, 15, 25)] == ["only"] * 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.none() | st.integers(0, 40)), max_size=4),
+    st.integers(0, 50),
+)
+def test_the_first_range_that_holds_it_wins(ranges: list[tuple[int, int | None]], tokens: int) -> None:
+    slos = tuple(slo(str(index), *ends) for index, ends in enumerate(ranges))
+    holds = [
+        str(index)
+        for index, (least, most) in enumerate(ranges)
+        if least <= tokens and (most is None or tokens <= most)
+    ]
+    assert chosen(routes(slos=(*slos, DEFAULT)), tokens) == [*holds, "default"][0]
+
+
+def ttft(table: RouteTable, tokens: int, model: str | None = "m", path: str = "/") -> int:
+    arm = table.choose(Call("POST", path, model, tokens=tokens), [])
+    assert arm is not None
+    return arm.ttft_ns
+
+
+def test_a_quadratic_of_the_prompt() -> None:
+    attention = SloSpec("q", Match(), ((0, 120 * MS),), MS, quadratic=(120 * MS, 80_000_000_000, 350_000))
+    table = routes(slos=(attention,))
+    assert ttft(table, 0) == 120 * MS
+    assert ttft(table, 8192) == 120 * MS + 80_000 * 8192 + 23_488_102, "0.4 ns are rounded down"
+
+
+LEARNED = SloSpec(
+    "learned",
+    Match(),
+    ((0, 2000 * MS),),
+    MS,
+    curves=(
+        LearnedCurve("first", "m", ((0, 100 * MS), (1000, 200 * MS))),
+        LearnedCurve("second", "m", ((0, 50 * MS), (1000, 70 * MS))),
+        LearnedCurve("first", "", ((0, 30 * MS),)),
+    ),
+    slack_ns=300 * MS,
+)
+
+
+def test_a_learned_curve_is_that_of_the_backend_and_model_and_leaves_slack() -> None:
+    table = routes((Match(path="/second"), "second"), (Match(), "first"), slos=(LEARNED,))
+    assert ttft(table, 500) == (150 + 300) * MS
+    assert ttft(table, 500, path="/second") == (60 + 300) * MS
+    assert ttft(table, 500, None) == (30 + 300) * MS, "those that name no model have a curve of their own"
+
+
+def test_where_nothing_was_learned_the_fallback_is_promised_without_slack() -> None:
+    table = routes((Match(path="/second"), "second"), (Match(), "first"), slos=(LEARNED,))
+    assert ttft(table, 500, "other") == 2000 * MS
+    assert ttft(table, 500, None, path="/second") == 2000 * MS
+    live = SloSpec("live", Match(), ((0, MS), (10, 11 * MS)), MS, slack_ns=MS, live=True, pages=False)
+    assert ttft(routes(slos=(live,)), 5) == 6 * MS
+
+
+def test_curves_that_come_later_are_promised_by_the_next_table() -> None:
+    live = replace(LEARNED, curves=(), live=True, pages=False)
+    assert ttft(routes(slos=(live,)), 500) == 2000 * MS
+    assert ttft(routes(slos=(replace(live, curves=LEARNED.curves),)), 500) == 450 * MS
 
 
 def test_an_slo_by_header() -> None:

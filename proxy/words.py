@@ -1,0 +1,61 @@
+"""Promises in words, for people to read before they put them in force (``legato check``)."""
+
+from __future__ import annotations
+
+from proxy.config import LearnedTtft, Match, QuadraticTtft, Slo, as_written
+from proxy.settings.slo import PromptRange, SloMatch
+
+
+def promise(slo: Slo) -> str:
+    """One SLO: what is promised, to what share of which requests."""
+    told = as_written(slo)
+    parts = [f"ttft {first_token(slo)}", f"tbt {told['tbt']}", f"fluidity {told['fluidity']}"]
+    parts = parts if slo.fluidity else []
+    parts += [f"e2e {told['e2e']}"] if slo.e2e else []
+    paged = "" if slo.pages else "; nobody is paged"
+    return f"{slo.name}: {', '.join(parts)} for {told['objective']} of {conditions(slo.match)}{paged}"
+
+
+def conditions(match: Match) -> str:
+    """Which requests a rule is for."""
+    given = [f"{kind} {glob}" for kind, glob in (("path", match.path), ("model", match.model)) if glob]
+    given += [f"header {name}: {glob}" for name, glob in match.header.items()]
+    if isinstance(match, SloMatch) and (length := _length(match.prompt_tokens)):
+        given.append(length)
+    return ", ".join(given) or "everything"
+
+
+def _length(prompts: PromptRange) -> str:
+    if prompts.max is None:
+        return f"prompts from {prompts.min} tokens" if prompts.min else ""
+    return f"prompts of {prompts.min or 0} to {prompts.max} tokens"
+
+
+def first_token(slo: Slo) -> str:
+    """The first token's deadline."""
+    ttft, told = slo.ttft, as_written(slo)["ttft"]
+    if isinstance(ttft, QuadraticTtft):
+        grown = [
+            f"{told[name]} {what}"
+            for name, what in (
+                ("per_token", "a prompt token"),
+                ("per_token_squared", "a prompt token squared"),
+                ("slack", "slack"),
+            )
+            if getattr(ttft, name)
+        ]
+        return " + ".join([told["base"], *grown])
+    if not isinstance(ttft, LearnedTtft):
+        return _points(told)
+    fallback = _points(told["fallback"])
+    if ttft.frozen is None:
+        return f"{fallback} (learned live beside it)"
+    count = len(ttft.frozen.curves)
+    held = f"{count} curve{'s' if count != 1 else ''}, frozen at {ttft.frozen.frozen_at}"
+    return f"as learned in {ttft.learned} ({held}) + {told['slack']} slack, where nothing was: {fallback}"
+
+
+def _points(told: object) -> str:
+    if not isinstance(told, dict):
+        return str(told)
+    return ", ".join(f"{time} at {tokens} prompt tokens" for tokens, time in told.items())

@@ -1,0 +1,380 @@
+"""Learned curves in a file: written whole, read back exactly, refused with line, value and mend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config import Boot, Config, ConfigErrors, ConfigProblem, cares, load, redacted, watched_files
+from proxy.curves import FrozenCurve, FrozenCurves, read_curves, told, write_curves
+from proxy.link import BackendSpec, Table
+from proxy.relay.call import Call
+from proxy.relay.route import RouteTable
+from proxy.tables import build_table
+from scoring.deadlines import DeadlineCurve
+from scoring.prefill import MAX_PROMPT_TOKENS, Curve, PrefillLearner
+from tests.helpers.curves import FROZEN_AT, flat, learned
+
+MS = 1_000_000
+HEAD = "version: 1\nfrozen_at: x\ncurves:\n"
+CURVED = Curve(
+    ((10, 5 * MS), (1000, 9 * MS)),
+    (4_959_600.0, 4040.4, 1e-09),
+    (10, 1000),
+    250,
+    True,
+    0.3,
+    True,
+    ((10, 250),),
+)
+AGAIN = "write the file anew with `legato freeze`"
+
+
+def read(file: Path) -> Config:
+    return load(Boot(file=str(file), flags={}), {})
+
+
+def config(
+    folder: Path, ttft: str = "{learned: curves.yaml, slack: 300ms, fallback: 2s}", more: str = ""
+) -> Path:
+    """A configuration file with one SLO that promises by learned curves."""
+    file = folder / "legato.yaml"
+    file.write_text(f"backends: {{vllm: {{url: http://vllm:1}}}}\nslos:\n- name: a\n  ttft: {ttft}\n{more}")
+    return file
+
+
+# ---------------------------------------------------------------- from the file to the worker
+
+
+def test_curves_travel_from_the_file_to_the_table(tmp_path: Path) -> None:
+    learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS), ("vllm", "", 50 * MS), ("gone", "m", 7 * MS))
+    (slo,) = build_table(read(config(tmp_path)), 1).slos
+    assert [(curve.backend, curve.model, curve.points[0]) for curve in slo.curves] == [
+        ("vllm", "m", (1, 100 * MS)),
+        ("vllm", "", (1, 50 * MS)),
+        ("gone", "m", (1, 7 * MS)),
+    ]
+    assert (slo.ttft_points, slo.slack_ns, slo.live, slo.pages) == (((0, 2000 * MS),), 300 * MS, False, True)
+
+
+def test_the_file_is_found_beside_the_configuration_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "else").mkdir()
+    learned(tmp_path / "etc" / "curves.yaml", ("vllm", "m", 100 * MS))
+    config(tmp_path / "etc")
+    monkeypatch.chdir(tmp_path / "else")
+    for name in (tmp_path / "etc" / "legato.yaml", Path("../etc/legato.yaml")):
+        assert len(build_table(read(name), 1).slos[0].curves) == 1
+    absolute = learned(tmp_path / "other.yaml", ("vllm", "m", MS), ("vllm", "n", MS))
+    text = f"{{learned: {absolute}, slack: 1s, fallback: 2s}}"
+    assert len(build_table(read(config(tmp_path / "etc", text)), 1).slos[0].curves) == 2
+
+
+def test_a_file_named_live_is_named_by_its_path(tmp_path: Path) -> None:
+    learned(tmp_path / "live", ("vllm", "m", 100 * MS))
+    for text, count in (("live", 0), ("./live", 1)):
+        held = read(config(tmp_path, f"{{learned: {text}, slack: 1s, fallback: 2s}}"))
+        assert len(build_table(held, 1).slos[0].curves) == count
+        assert held.slos[0].pages is bool(count)
+
+
+def test_a_configuration_read_again_has_the_curves_of_that_moment(tmp_path: Path) -> None:
+    learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS))
+    old = read(config(tmp_path))
+    learned(tmp_path / "curves.yaml", ("vllm", "m", 200 * MS))
+    new = read(config(tmp_path))
+    assert old != new
+    assert build_table(old, 1).slos[0].curves[0].points[0] == (1, 100 * MS)
+    assert build_table(new, 1).slos[0].curves[0].points[0] == (1, 200 * MS)
+
+
+def test_the_file_is_watched_where_all_is(tmp_path: Path) -> None:
+    curves = learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS))
+    for switch, files in (("off", []), ("on", [curves])):
+        file = config(tmp_path, more=f"watch: {switch}\n")
+        boot = Boot(file=str(file), flags={})
+        assert watched_files(boot, load(boot, {})) == (str(file), *files)
+    live = config(tmp_path, "{learned: live, slack: 1s, fallback: 2s}", "watch: on\n")
+    assert watched_files(Boot(file=str(live), flags={}), read(live)) == (str(live),)
+
+
+def test_it_is_shown_as_it_was_written(tmp_path: Path) -> None:
+    curves = learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS))
+    assert redacted(read(config(tmp_path)))["slos"][0]["ttft"] == {
+        "learned": curves,
+        "slack": "300ms",
+        "fallback": "2s",
+    }
+
+
+def test_a_backend_of_which_nothing_was_learned_deserves_a_look(tmp_path: Path) -> None:
+    learned(tmp_path / "curves.yaml", ("other", "m", 100 * MS))
+    assert cares(read(config(tmp_path))) == [
+        "SLO a: nothing was learned of backend vllm, its requests get the fallback"
+    ]
+    learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS))
+    assert cares(read(config(tmp_path))) == []
+    assert cares(read(config(tmp_path, "{learned: live, slack: 1s, fallback: 2s}"))) == []
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
+    file = str(tmp_path / "curves.yaml")
+    frozen = FrozenCurves(
+        FROZEN_AT,
+        (
+            FrozenCurve("vllm", "llama: 70b", CURVED, 0.021, 0.024),
+            FrozenCurve("007", "", flat(MS)),
+            FrozenCurve("null", "off", flat(2 * MS), 0.0, None),
+        ),
+    )
+    write_curves(file, frozen)
+    assert read_curves(file) == frozen
+    assert os.listdir(tmp_path) == ["curves.yaml"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "curves.yaml"
+    learned(file, ("vllm", "m", 100 * MS))
+    before = file.read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        learned(file, ("vllm", "m", 200 * MS))
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == ["curves.yaml"]
+
+
+# ---------------------------------------------------------------- what a worker is told
+
+_ascending = st.lists(st.integers(1, 200_000), min_size=1, max_size=8, unique=True).map(sorted)
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> Curve:
+    prompts = draw(_ascending)
+    levels = sorted(draw(st.lists(st.integers(1, 10**11), min_size=len(prompts), max_size=len(prompts))))
+    return Curve(tuple(zip(prompts, levels, strict=True)), observed=(prompts[0], prompts[-1]))
+
+
+@st.composite
+def quadratics(draw: st.DrawFn) -> Curve:
+    prompts = draw(_ascending)
+    parts = (draw(st.floats(1e6, 1e9)), draw(st.floats(0, 1e6)), draw(st.floats(0, 100)))
+    points = tuple((x, round(parts[0] + parts[1] * x + parts[2] * x * x)) for x in prompts)
+    return Curve(points, parts, (prompts[0], prompts[-1]))
+
+
+@given(pieces() | quadratics(), st.integers(0, 400_000), st.integers(0, 400_000))
+def test_what_a_worker_is_told_never_falls(curve: Curve, one: int, other: int) -> None:
+    points = told("b", "m", curve).points
+    assert all(type(number) is int for point in points for number in point)
+    worker = DeadlineCurve(points)
+    assert worker.at(min(one, other)) <= worker.at(max(one, other))
+
+
+@given(pieces(), st.integers(0, 400_000))
+def test_straight_pieces_are_told_exactly(curve: Curve, prompt: int) -> None:
+    """Within what is lost by rounding: the curve to the nearest, the worker down, and the same beyond."""
+    worker = DeadlineCurve(told("b", "m", curve).points)
+    assert abs(worker.at(prompt) - curve.at(prompt)) <= 1
+
+
+@given(quadratics(), st.integers(0, 400_000))
+def test_a_quadratic_is_told_within_a_500th_and_never_stricter(curve: Curve, prompt: int) -> None:
+    worker = DeadlineCurve(told("b", "m", curve).points)
+    assert curve.at(prompt) - 2 <= worker.at(prompt) <= curve.at(prompt) * 1.002 + 2
+
+
+def test_what_was_learned_is_promised_through_the_file(tmp_path: Path) -> None:
+    learner = PrefillLearner()
+    for index in range(1000):
+        prompt = 64 + index * 8
+        learner.add(index * 10**9, prompt, None, 20 * MS + 50_000 * prompt + 4 * prompt * prompt)
+    curve = learner.curve(1000 * 10**9)
+    assert curve is not None
+    frozen = FrozenCurves(FROZEN_AT, (FrozenCurve("vllm", "m", curve),))
+    write_curves(str(tmp_path / "curves.yaml"), frozen)
+    (slo,) = build_table(read(config(tmp_path)), 1).slos
+    routes = RouteTable(Table(1, (BackendSpec("vllm", "http://a"),), (), (slo,)))
+    for prompt in (1, 64, 1000, 4321, 8000, 20_000):
+        arm = routes.choose(Call("POST", "/", "m", tokens=prompt), [])
+        assert arm is not None
+        assert arm.ttft_ns - 300 * MS == pytest.approx(curve.at(prompt), rel=0.002)
+
+
+def test_a_curve_beyond_all_clocks_stays_within_them() -> None:
+    steep = Curve(((1, 1), (2, 2**62)), observed=(1, 2))
+    assert told("b", "m", steep).points[-1] == (MAX_PROMPT_TOKENS, 2**63 - 1)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def good(**parts: Any) -> str:
+    """The list with one curve in it, some of its parts replaced."""
+    times = {"p50": 0.02, "p99": 0.03}
+    plain = {"backend": "vllm", "model": "m", "tbt_s": times, "curve": flat(MS).to_plain()}
+    return yaml.safe_dump([{**plain, **parts}], sort_keys=False)
+
+
+#: The line of a second curve in the list.
+SECOND = 4 + good().count("\n")
+#: The file -> (line, setting, value, mend) of everything that is wrong.
+MISTAKES: list[tuple[str, list[tuple[int, str, str, str]]]] = [
+    ("", [(1, "", "", f"nothing: version, frozen_at and curves are needed: {AGAIN}")]),
+    ("- a", [(1, "", "", f"a list: version, frozen_at and curves are needed: {AGAIN}")]),
+    ("\n\nhello", [(3, "", "hello", f"'hello': version, frozen_at and curves are needed: {AGAIN}")]),
+    ("curves: []", [(1, "version", "", f"nothing: this Legato reads version 1: {AGAIN}")]),
+    ("\nversion: 2", [(2, "version", "2", f"2: this Legato reads version 1: {AGAIN}")]),
+    ("version: true", [(1, "version", "True", f"True: this Legato reads version 1: {AGAIN}")]),
+    ("version: '1'", [(1, "version", "1", f"'1': this Legato reads version 1: {AGAIN}")]),
+    (
+        "version: 1",
+        [(1, "curves", "", f"no curve is in it: let requests go through Legato first, then {AGAIN}")],
+    ),
+    (
+        HEAD + "  []",
+        [(3, "curves", "", f"no curve is in it: let requests go through Legato first, then {AGAIN}")],
+    ),
+    (
+        HEAD + "  x",
+        [(3, "curves", "x", f"no curve is in it: let requests go through Legato first, then {AGAIN}")],
+    ),
+    (HEAD + "- x", [(4, "curves[0]", "x", f"'x': backend, model and curve are needed: {AGAIN}")]),
+    (
+        HEAD + good(backend=7),
+        [(4, "curves[0].backend", "7", "7: a backend's name is needed, quoted if it is a number")],
+    ),
+    (
+        HEAD + good(backend=""),
+        [(4, "curves[0].backend", "", "'': a backend's name is needed, quoted if it is a number")],
+    ),
+    (
+        HEAD + good(model=7.5),
+        [(5, "curves[0].model", "7.5", "7.5: a model's name is needed, quoted if it is a number")],
+    ),
+    (
+        HEAD + good(curve=None),
+        [(9, "curves[0].curve", "", f"is no curve (nothing: a mapping is needed): {AGAIN}")],
+    ),
+    (
+        HEAD + good(curve="x"),
+        [(9, "curves[0].curve", "", f"is no curve ('x': a mapping is needed): {AGAIN}")],
+    ),
+    (
+        HEAD + good(tbt_s=0.5),
+        [(6, "curves[0].tbt_s", "0.5", "0.5: write {p50: SECONDS, p99: SECONDS}, or leave it out")],
+    ),
+    (
+        HEAD + good(tbt_s={"p50": -1, "p99": "fast"}),
+        [
+            (7, "curves[0].tbt_s.p50", "-1", "-1: seconds from 0 up are needed, or leave it out"),
+            (8, "curves[0].tbt_s.p99", "fast", "'fast': seconds from 0 up are needed, or leave it out"),
+        ],
+    ),
+    (
+        HEAD + good(tbt_s={"p50": float("inf"), "p99": True}),
+        [
+            (7, "curves[0].tbt_s.p50", "inf", "inf: seconds from 0 up are needed, or leave it out"),
+            (8, "curves[0].tbt_s.p99", "True", "True: seconds from 0 up are needed, or leave it out"),
+        ],
+    ),
+    (
+        HEAD + good() + good(curve=None).replace("backend: vllm", "backend: [b]"),
+        [
+            (SECOND, "curves[1].backend", "", "a list: a backend's name is needed, quoted if it is a number"),
+            (SECOND + 5, "curves[1].curve", "", f"is no curve (nothing: a mapping is needed): {AGAIN}"),
+        ],
+    ),
+    (
+        HEAD + good() + good(),
+        [(SECOND, "curves[1]", "", "'vllm' and 'm' stand in curves[0] already: keep one of them")],
+    ),
+    ("a: [1", [(1, "", "", f"is no YAML (expected ',' or ']', but got '<stream end>'): {AGAIN}")]),
+    (
+        "\na: !env x",
+        [(2, "", "", f"is no YAML (could not determine a constructor for the tag '!env'): {AGAIN}")],
+    ),
+    ("a: &x [*x]", [(1, "version", "", f"nothing: this Legato reads version 1: {AGAIN}")]),
+    ("a: 2026-99-99", [(1, "", "", f"is no YAML (ValueError): {AGAIN}")]),
+    ("[" * 5000, [(1, "", "", f"is no YAML (RecursionError): {AGAIN}")]),
+    ("\udcff", [(1, "", "", f"is no UTF-8 text: {AGAIN}")]),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), MISTAKES, ids=[text[:60] for text, _ in MISTAKES])
+def test_each_mistake_in_the_file_has_line_value_and_mend(
+    tmp_path: Path, text: str, wanted: list[tuple[int, str, str, str]]
+) -> None:
+    file = tmp_path / "curves.yaml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigErrors) as caught:
+        read(config(tmp_path))
+    found = [(problem.place, problem.key, problem.value, problem.mend) for problem in caught.value.problems]
+    assert found == [(f"{file}:{line}", *rest) for line, *rest in wanted]
+
+
+def test_what_is_wrong_stands_beside_what_is_wrong_in_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "curves.yaml").write_text("version: 2")
+    with pytest.raises(ConfigErrors) as caught:
+        read(
+            config(
+                tmp_path, more="- {name: b, ttft: {learned: curves.yaml, slack: 1s, fallback: 2s}, tbt: 5}\n"
+            )
+        )
+    assert {(Path(found.place).name, found.key) for found in caught.value.problems} >= {
+        ("curves.yaml:1", "version"),
+        ("legato.yaml:5", "slos[1].tbt"),
+    }
+    assert len([found for found in caught.value.problems if found.key == "version"]) == 1
+
+
+def test_what_this_version_does_not_know_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "curves.yaml"
+    moment = HEAD.replace("frozen_at: x", "frozen_at: 2026-11-20T03:14:07Z\nlater: {a: [b]}")
+    file.write_text(moment + good(more=5, tbt_s=None, model=None))
+    frozen = read_curves(str(file))
+    assert frozen.frozen_at == "2026-11-20T03:14:07+00:00", "unquoted, YAML reads a moment"
+    assert [(curve.model, curve.tbt_p50_s) for curve in frozen.curves] == [("", None)]
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+_names = st.sampled_from(["backend", "model", "curve", "tbt_s", "p50", "p99", "points"])
+_curves = st.lists(st.dictionaries(_names, _anything, max_size=4) | _anything, max_size=3)
+
+
+@given(st.fixed_dictionaries({"version": st.just(1) | _anything, "curves": _curves | _anything}))
+@settings(max_examples=150, deadline=None)
+def test_any_file_is_read_or_refused_with_reasons(
+    tmp_path_factory: pytest.TempPathFactory, plain: dict[str, Any]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.curves.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    problems: tuple[ConfigProblem, ...] = ()
+    try:
+        assert read_curves(str(file)).table()
+        return
+    except ConfigErrors as errors:
+        problems = errors.problems
+    assert problems
+    assert all(problem.mend and problem.place.startswith(f"{file}:") for problem in problems)
