@@ -17,8 +17,10 @@ from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.snapshot import SloStats, Snapshot
 from proxy.control.store import Store
+from proxy.control.windows import WindowBook
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
+from scoring.outcome import Outcome
 
 _log = logging.getLogger("legato.control")
 
@@ -56,6 +58,7 @@ class Controller:
         self.reload_ok = True
         self.draining = False
         self.since_unix_ns = unix_ns()
+        self.windows = WindowBook(self.since_unix_ns)
         self.link_errors = 0
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
@@ -89,12 +92,20 @@ class Controller:
         settled = [self._settle(facts) for facts in self.workers.fresh(worker, batch)]
         if not settled:
             return
-        self.ledger.fold(settled)
+        self._book(settled)
         self.store.add_many(settled)
         for each in settled:
             self.prompts.settled(each.facts)
         for sink in self._sinks:
             sink(settled)
+
+    def _book(self, batch: Sequence[Settled]) -> None:
+        self.windows.advance(self._unix_ns())
+        for settled in batch:
+            # One by one: the windows must find the cap as the ledger left it with this request.
+            self.ledger.fold((settled,))
+            key = self.ledger.cap.admit(settled.group, new=settled.outcome is not Outcome.REJECTED)
+            self.windows.add(key, settled)
 
     @property
     def learned(self) -> PromptModels | None:
@@ -118,8 +129,9 @@ class Controller:
         self.link_errors += 1
 
     def sweep(self) -> None:
-        """Once in a while: give up workers that stay away."""
+        """About once a second: give up workers that stay away, let the windows move on."""
         self.workers.sweep(self._monotonic_ns())
+        self.windows.advance(self._unix_ns())
 
     def feed(self, message: Up) -> Table | Ack | None:
         """As one worker on a link of its own: ``Hello`` is answered by the table, facts by an ``Ack``."""
@@ -172,6 +184,10 @@ class Controller:
         except Exception:
             self._render_failures += 1
             raise
+
+    def now_unix_ns(self) -> int:
+        """The wall clock."""
+        return self._unix_ns()
 
     def snapshot(self) -> Snapshot:
         """Everything at this moment, immutable."""

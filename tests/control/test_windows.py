@@ -1,0 +1,192 @@
+"""Settled requests by the time of their end: the same numbers as the ledger, cut by a clock that we set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from proxy.control.core import Controller
+from proxy.control.ledger import DURATION, TBT, TTFT, GroupBook, bounds_of
+from proxy.control.settle import GroupKey, settle
+from proxy.control.windows import CURVES_A_SLOT, DAY_NS, booking_of, by
+from proxy.link import Facts, FactsBatch
+from scoring.slot import Slot
+from tests.control.facts import MS, UNIX, S, at, facts, streamed, table
+
+MINUTE = 60 * S
+HOUR = 60 * MINUTE
+LLAMA = GroupKey("default", "llama", "default")
+
+
+@dataclass
+class Clock:
+    """A wall clock that a test sets."""
+
+    now_ns: int = UNIX
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def control(clock: Clock) -> Controller:
+    return Controller(table(), instance="here", version="1", unix_ns=clock, monotonic_ns=clock)
+
+
+def ended(clock: Clock, of: Facts | None = None, **fields: object) -> Facts:
+    """A request that ends now."""
+    made = of if of is not None else facts(100, **fields)
+    made.received_unix_ns = clock.now_ns - (made.end_ns - made.received_ns)
+    return made
+
+
+def stream_now(clock: Clock, *at_ms: int) -> Facts:
+    return ended(clock, streamed(*map(at, at_ms), end_ms=at_ms[-1] + 1))
+
+
+def requests(control: Controller, window_ns: int) -> int:
+    return control.windows.read(window_ns, control.now_unix_ns()).total.requests
+
+
+def test_each_request_is_in_the_windows_that_hold_its_end() -> None:
+    clock = Clock()
+    legato = control(clock)
+    for _ in range(120):  # one a second
+        legato.feed(FactsBatch([ended(clock)]))
+        clock.now_ns += S
+        legato.sweep()
+    for window_ns, least in ((10 * S, 10), (MINUTE, 60), (HOUR, 120), (DAY_NS, 120)):
+        found = requests(legato, window_ns)
+        assert least <= found <= min(least + 20, 120), window_ns
+
+
+def test_what_left_the_window_is_gone() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([ended(clock)]))
+    assert requests(legato, MINUTE) == 1
+    clock.now_ns += 2 * MINUTE
+    legato.feed(FactsBatch([ended(clock), ended(clock)]))
+    assert requests(legato, MINUTE) == 2
+    assert requests(legato, HOUR) == 3
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 9, 10, 11, 13, 29, 31, 61])
+def test_what_is_merged_and_what_came_since_overlap_nowhere(seconds: int) -> None:
+    clock = Clock(UNIX // (10 * S) * 10 * S)
+    legato = control(clock)
+    for _ in range(45):
+        legato.feed(FactsBatch([ended(clock)]))
+        clock.now_ns += S
+    assert requests(legato, HOUR) == 45  # merged once ...
+    for _ in range(seconds):
+        legato.feed(FactsBatch([ended(clock)]))
+        clock.now_ns += S
+    assert requests(legato, HOUR) == 45 + seconds  # ... and read beside it, or merged anew
+    assert requests(legato, 10 * S) <= 10 + 12
+
+
+def test_groups_sum_to_the_total_and_carry_the_labels_of_the_ledger() -> None:
+    clock = Clock()
+    legato = control(clock)
+    names = [f"m{n}" for n in range(200)]
+    batch = [ended(clock, model=name, status=status) for name in names for status in (429, 200)]
+    batch += [ended(clock, model="late", status=429)]
+    legato.feed(FactsBatch(batch))
+    read = legato.windows.read(MINUTE, clock.now_ns)
+    assert {key: slot.requests for key, slot in read.groups.items()} == {
+        key: sum(book.outcomes.values()) for key, book in legato.ledger.groups.items()
+    }
+    assert len(read.groups) <= 64
+    assert sum(slot.requests for slot in read.groups.values()) == read.total.requests == len(batch)
+
+
+def test_a_window_over_everything_is_the_ledger() -> None:
+    clock = Clock()
+    legato = control(clock)
+    batch = [
+        stream_now(clock, 80, 120, 300),
+        stream_now(clock, 150, 151, 152, 600),
+        ended(clock, streamed(at(40), at(90, 3), end_ms=95)),
+        ended(clock, streamed(at(60), end_ms=2_000, end="client_left")),
+        ended(clock, status=503),
+        ended(clock),
+    ]
+    legato.feed(FactsBatch(batch))
+    slot = legato.windows.read(HOUR, clock.now_ns).total
+    book: GroupBook = legato.ledger.groups[LLAMA]
+    assert (slot.outcomes, slot.results, slot.deadlines) == (book.outcomes, book.results, book.deadlines)
+    assert (slot.totals["scored"], slot.totals["under_target"]) == (book.scored, book.under_target)
+    assert slot.totals["output_tokens"] == sum(book.output_tokens.values())
+    assert slot.totals["prompt_tokens"] == sum(book.prompt_tokens.values())
+    for name, sketch in (("ttft", TTFT), ("tbt", TBT), ("duration", DURATION)):
+        ours, theirs = slot.hists[name], book.sketches[sketch]
+        assert ours.count == theirs.count
+        for q in (0.5, 0.99, 1.0):
+            assert (ours.quantile(q) or 0) / 1e9 == pytest.approx(theirs.quantile(q), rel=1 / 64)
+    assert bounds_of(legato.slos)
+
+
+def test_what_a_settled_request_is_booked_as() -> None:
+    booked = booking_of(settle(streamed(at(80), at(120), at(300), end_ms=310), "here"))
+    assert booked.gaps_ns is not None
+    assert booked.gaps_ns.tolist() == [40 * MS, 180 * MS]
+    assert (booked.outcome, booked.tokens, booked.missed) == ("completed", 3, 3)
+    assert (booked.ttft_ns, booked.longest_gap_ns) == (80 * MS, 180 * MS)
+    plain = booking_of(settle(facts(100), "here"))
+    assert (plain.duration_ns, plain.ttft_ns, plain.gaps_ns, plain.met) == (100 * MS, None, None, 0)
+
+
+def test_curves_are_of_a_sample_that_follows_the_rate() -> None:
+    clock = Clock(UNIX // (10 * S) * 10 * S)
+    legato = control(clock)
+
+    def ten(streams: int) -> Slot:
+        legato.feed(FactsBatch([stream_now(clock, 80, 120) for _ in range(streams)]))
+        slot = legato.windows.windows.view(None, clock.now_ns, clock.now_ns + 1).slot
+        clock.now_ns += 10 * S
+        return slot
+
+    samples = [slot.curve.samples for slot in map(ten, (5, 200, 200, 3)) if slot.curve is not None]
+    assert samples[:3] == [5, 2 * CURVES_A_SLOT, CURVES_A_SLOT]
+    assert 1 <= samples[3] <= 3
+
+
+def test_the_miss_curve_is_that_of_the_streams() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([stream_now(clock, 80, 180, 280), ended(clock)]))
+    curve = legato.windows.read(MINUTE, clock.now_ns).total.curve
+    assert curve is not None
+    assert curve.samples == 1  # what was not streamed has none
+    rates = curve.quantile(0.5)
+    assert rates[0] is not None
+    assert rates[0] > 0.8  # 5 ms a token
+    assert rates[-1] == 0  # 1 s a token
+
+
+def test_at_most_four_windows_are_kept_merged() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([ended(clock)]))
+    for minutes in range(1, 9):
+        assert requests(legato, minutes * MINUTE) == 1
+    assert len(legato.windows._closed) == 4
+
+
+def test_a_clock_that_was_set_back_loses_nothing() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([ended(clock)]))
+    assert requests(legato, HOUR) == 1
+    clock.now_ns -= 5 * MINUTE
+    legato.feed(FactsBatch([ended(clock)]))
+    assert requests(legato, HOUR) >= 1
+    clock.now_ns += 6 * MINUTE
+    assert requests(legato, HOUR) == 2
+
+
+def test_keys_by_what_they_share() -> None:
+    keys = [GroupKey("b", "x", "s"), GroupKey("a", "x", "s"), GroupKey("a", "y", "s")]
+    assert by(keys, "backend") == {"a": [keys[1], keys[2]], "b": [keys[0]]}
+    assert list(by(keys, "model")) == ["x", "y"]
