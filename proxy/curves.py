@@ -61,7 +61,7 @@ class FrozenCurves:
 
 
 def told(backend: str, model: str, curve: Curve) -> LearnedCurve:
-    """A curve as workers are told it: points in whole nanoseconds, never falling, straight lines between.
+    """A curve as workers are told it: points in whole nanoseconds, straight lines between.
 
     A curve of straight pieces is told by its own points; a quadratic by some more, so that a worker's
     deadline is at most 0.2% (and a nanosecond) above the curve.  Both go on beyond what was observed as the
@@ -72,12 +72,8 @@ def told(backend: str, model: str, curve: Curve) -> LearnedCurve:
     if curve.quadratic:
         steps = range(_STEPS * MAX_PROMPT_TOKENS.bit_length())
         prompts |= {prompt for step in steps if low < (prompt := round(2 ** (step / _STEPS))) < high}
-    points: list[tuple[int, int]] = []
-    level = 0
-    for prompt in sorted(prompts):
-        level = max(level, min(curve.at(prompt), LONGEST_NS))
-        points.append((prompt, level))
-    return LearnedCurve(backend, model, tuple(points))
+    points = tuple((prompt, min(curve.at(prompt), LONGEST_NS)) for prompt in sorted(prompts))
+    return LearnedCurve(backend, model, points)
 
 
 def write_curves(path: str, frozen: FrozenCurves) -> None:

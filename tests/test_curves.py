@@ -17,6 +17,7 @@ from proxy.link import BackendSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.route import RouteTable
 from proxy.tables import build_table
+from proxy.words import promise
 from scoring.deadlines import DeadlineCurve
 from scoring.prefill import MAX_PROMPT_TOKENS, Curve, PrefillLearner
 from tests.helpers.curves import FROZEN_AT, flat, learned
@@ -113,6 +114,15 @@ def test_it_is_shown_as_it_was_written(tmp_path: Path) -> None:
         "slack": "300ms",
         "fallback": "2s",
     }
+
+
+def test_it_is_told_in_words(tmp_path: Path) -> None:
+    curves = learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS), ("vllm", "n", 100 * MS))
+    rest = "tbt 50ms, fluidity 90% for 99% of everything"
+    assert promise(read(config(tmp_path)).slos[0]) == (
+        f"a: ttft as learned in {curves} (2 curves, frozen at {FROZEN_AT}) + 300ms slack, "
+        f"where nothing was: 2s, {rest}"
+    )
 
 
 def test_a_backend_of_which_nothing_was_learned_deserves_a_look(tmp_path: Path) -> None:
