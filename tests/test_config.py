@@ -286,67 +286,6 @@ def test_off_in_all_its_spellings(write: Any) -> None:
         assert (config.measure, config.timeouts.connect, config.access_log) == (False, 0, None)
 
 
-# ---------------------------------------------------------------- what a first token is promised
-
-
-def only_slo(write: Any, settings: str) -> link.SloSpec:
-    slos = build_table(read(write(ONE + f"slos: [{{name: a, {settings}}}]")), 1).slos
-    return slos[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "length"),
-    [
-        ("{min: 64, max: 4000}", (64, 4000)),
-        ("{min: 4001}", (4001, None)),
-        ("{max: 63}", (0, 63)),
-        ("{min: 7, max: 7}", (7, 7)),
-        ("{max: 0}", (0, 0)),
-        ("{}", None),
-        ("", None),
-    ],
-)
-def test_an_slo_is_for_prompts_of_a_length(write: Any, text: str, length: Any) -> None:
-    assert only_slo(write, f"match: {{prompt_tokens: {text}}}").match.prompt_tokens == length
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        (
-            "{base: 120ms, per_token: 80us, per_token_squared: 3ns}",
-            (120 * MS, 80_000_000_000, 3_000_000),
-        ),
-        (
-            "{base: 120ms, per_token: 0.35us, per_token_squared: 0.000001ns, slack: 30ms}",
-            (150 * MS, 350_000_000, 1),
-        ),
-        ("{base: 1m30s, per_token_squared: '0'}", (90 * S, 0, 0)),
-        ("{base: 1s, per_token: 3600 s}", (1 * S, 3_600 * 10**15, 0)),
-        ("{base: 9223372036s, slack: 9223372036s}", (2**63 - 1, 0, 0)),
-    ],
-)
-def test_a_quadratic(write: Any, text: str, parts: tuple[int, int, int]) -> None:
-    spec = only_slo(write, f"ttft: {text}")
-    assert (spec.quadratic, spec.ttft_points) == (parts, ((0, parts[0]),))
-    assert (spec.curves, spec.slack_ns, spec.live, spec.pages) == ((), 0, False, True)
-
-
-def test_learned_live_is_the_fallback_and_pages_nobody(write: Any) -> None:
-    spec = only_slo(write, "ttft: {learned: live, slack: 300ms, fallback: {0: 1s, 4000: 3s}}")
-    assert spec.ttft_points == ((0, 1 * S), (4000, 3 * S))
-    assert (spec.curves, spec.slack_ns, spec.live, spec.pages) == ((), 300 * MS, True, False)
-
-
-def test_ranges_that_leave_nothing_out_need_no_default(write: Any) -> None:
-    for text in ("{}", "{min: 0}", "{min: 000}"):
-        config = read(write(ONE + f"slos: [{{name: a, match: {{prompt_tokens: {text}}}}}]"))
-        assert [slo.name for slo in config.slos] == ["a"]
-    for text in ("{max: 4000}", "{min: 1}", "{min: 0, max: 99999999}"):
-        config = read(write(ONE + f"slos: [{{name: a, match: {{prompt_tokens: {text}}}}}]"))
-        assert [slo.name for slo in config.slos] == ["a", "default"]
-
-
 # ---------------------------------------------------------------- secrets, reload, advice
 
 
@@ -376,28 +315,6 @@ def test_redacted_reads_like_a_configuration(write: Any, tmp_path: Path) -> None
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(shown))
     assert read(str(again)) == config
-
-
-@pytest.mark.parametrize(
-    "ttft",
-    [
-        {"base": "120ms", "per_token": "80us", "per_token_squared": "0.35ns", "slack": "0s"},
-        {"base": "1.5s", "per_token": "0s", "per_token_squared": "0.000001ns", "slack": "1m30s"},
-        {"learned": "live", "slack": "300ms", "fallback": "2s"},
-        {"learned": "live", "slack": "0s", "fallback": {0: "1s", 4000: "3s"}},
-    ],
-    ids=str,
-)
-def test_every_way_of_a_ttft_is_shown_as_it_is_written(write: Any, tmp_path: Path, ttft: Any) -> None:
-    slos = [{"name": "a", "match": {"prompt_tokens": {"min": 64, "max": 4000}}, "ttft": ttft}]
-    config = read(write(ONE + yaml.safe_dump({"slos": slos})))
-    shown = redacted(config)
-    assert shown["slos"][0]["ttft"] == ttft
-    assert shown["slos"][0]["match"]["prompt_tokens"] == {"min": 64, "max": 4000}
-    json.dumps(shown)
-    del shown["admin"]["token"], shown["admin"]["write_token"]
-    (tmp_path / "again.yaml").write_text(yaml.safe_dump(shown))
-    assert read(str(tmp_path / "again.yaml")) == config
 
 
 def test_what_a_reload_cannot_change(write: Any) -> None:
