@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException
 
 from proxy.control.api_requests import STRUCTS as REQUEST_STRUCTS
 from proxy.control.api_requests import requests_router
+from proxy.control.api_windows import STRUCTS as WINDOW_STRUCTS
+from proxy.control.api_windows import windows_router
 from proxy.control.core import Controller
 from proxy.control.guard import Guard
 from proxy.control.record import iso_time
 from proxy.control.schema import ApiError, answers, describe, refusal, reply
-from proxy.control.summary import Summary, summarise
 from proxy.exporters.prometheus import render
 
 _DESCRIPTION: Final = (
@@ -63,7 +64,7 @@ class ConfigView(Struct, frozen=True):
     config: dict[str, Any]
 
 
-STRUCTS: Final = (Health, Readiness, Version, ConfigView, Summary, *REQUEST_STRUCTS)
+STRUCTS: Final = (Health, Readiness, Version, ConfigView, *WINDOW_STRUCTS, *REQUEST_STRUCTS)
 
 
 def create_app(
@@ -88,6 +89,7 @@ def create_app(
     guarded = [Depends(Guard(token))]
     app.include_router(_probes(controller))
     app.include_router(_about(controller, config, reload_error), dependencies=guarded)
+    app.include_router(windows_router(controller), dependencies=guarded)
     app.include_router(requests_router(controller), dependencies=guarded)
     document: dict[str, Any] = {}
 
@@ -152,10 +154,6 @@ def _about(
     @router.get("/config", summary="The configuration in force, redacted", **answers(ConfigView, 401, 403))
     async def show_config() -> Response:
         return reply(ConfigView(controller.table.version, controller.reload_ok, reload_error(), config()))
-
-    @router.get("/summary", summary="Everything since the start, by group", **answers(Summary, 401, 403))
-    async def summary() -> Response:
-        return reply(summarise(controller))
 
     return router
 

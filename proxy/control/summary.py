@@ -1,5 +1,7 @@
 """The summary of the admin API: what was settled since the start, what is in flight, and our own share.
 
+The same over a window: ``windowed.py``.
+
 Pure: from the books to frozen structs.  Quantiles of ``*_s`` come from sketches (relative error at most 1%),
 those of ``proxy`` from exported buckets (the bucket's upper bound).
 """
@@ -17,7 +19,7 @@ from proxy.control.record import iso_time
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import Hist, Snapshot
 from proxy.link import GroupNow
-from scoring.sketch import LogHistogram
+from scoring.sketch import RELATIVE_ERROR, LogHistogram
 
 Seconds = Annotated[float | None, Meta(description="seconds; null where nothing was observed")]
 
@@ -61,6 +63,10 @@ class GroupSummary(Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int]
     results: dict[str, int]
     good_ratio: Annotated[float | None, Meta(description="good / (good + bad)")]
+    objective: Annotated[
+        float | None,
+        Meta(description="the share of good requests that the SLO promises; null: none in force"),
+    ]
     fluidity: FluidityQuantiles
     share_under_target: Annotated[
         float | None, Meta(description="share of scored streams below their target")
@@ -92,7 +98,7 @@ class DelayShare(Struct, frozen=True):
 
 
 class ProxySummary(Struct, frozen=True):
-    """Is it us?  And are we blind?"""
+    """Is it us?  And are we blind?  Cumulative since the control process began, whatever the window."""
 
     forward: DelayShare
     event_loop_lag: DelayShare
@@ -116,14 +122,20 @@ class BackendSummary(Struct, frozen=True):
     addresses: int
 
 
-class Summary(Struct, frozen=True):
-    """Everything since the control process began."""
+class Summary(Struct, frozen=True, kw_only=True):
+    """What ended within a stretch of time, what is in flight now, and our own share since the start."""
 
     instance: str
     version: str
-    since: str
+    since: Annotated[str, Meta(description="the start of the control process; `proxy` counts from here")]
     at: str
-    window_s: float
+    asked_s: Annotated[float | None, Meta(description="`window`; null: everything since the start")]
+    covered_from: Annotated[str, Meta(description="requests that ended from here ...")]
+    covered_to: Annotated[
+        str, Meta(description="... to here are in `total` and `groups`: all slots it touches")
+    ]
+    window_s: Annotated[float, Meta(description="from `covered_from` to `covered_to`")]
+    relative_error: Annotated[float, Meta(description="quantiles are at most this far from the true ones")]
     total: GroupSummary
     groups: list[GroupSummary]
     backends: list[BackendSummary]
@@ -140,14 +152,50 @@ def summarise(controller: Controller) -> Summary:
     for book in books.values():
         total.merge(book)
     keys = sorted(books.keys() | now.keys())
+    promised = objectives(controller)
+    return frame(
+        controller,
+        snapshot,
+        asked_ns=None,
+        covered=(snapshot.since_unix_ns, snapshot.at_unix_ns),
+        relative_error=RELATIVE_ERROR,
+        total=_group(None, total, snapshot.now, None),
+        groups=[
+            _group(key, books.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo))
+            for key in keys
+        ],
+    )
+
+
+def objectives(controller: Controller) -> dict[str, float]:
+    """The objective of each SLO in force, by name."""
+    return {slo.name: slo.objective for slo in controller.slos}
+
+
+def frame(
+    controller: Controller,
+    snapshot: Snapshot,
+    *,
+    asked_ns: int | None,
+    covered: tuple[int, int],
+    relative_error: float,
+    total: GroupSummary,
+    groups: list[GroupSummary],
+) -> Summary:
+    """The summary around its groups; ``covered`` in unix nanoseconds."""
+    from_ns, to_ns = covered
     return Summary(
         instance=snapshot.instance,
         version=snapshot.version,
         since=iso_time(snapshot.since_unix_ns),
         at=iso_time(snapshot.at_unix_ns),
-        window_s=round((snapshot.at_unix_ns - snapshot.since_unix_ns) / 1e9, 3),
-        total=_group(None, total, snapshot.now),
-        groups=[_group(key, books.get(key, empty), [now[key]] if key in now else []) for key in keys],
+        asked_s=None if asked_ns is None else asked_ns / 1e9,
+        covered_from=iso_time(from_ns),
+        covered_to=iso_time(to_ns),
+        window_s=round((to_ns - from_ns) / 1e9, 3),
+        relative_error=relative_error,
+        total=total,
+        groups=groups,
         backends=[
             BackendSummary(b.name, b.up, b.active, b.idle, b.connecting, b.addresses)
             for b in snapshot.backends
@@ -156,7 +204,9 @@ def summarise(controller: Controller) -> Summary:
     )
 
 
-def _group(key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow]) -> GroupSummary:
+def _group(
+    key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow], objective: float | None
+) -> GroupSummary:
     rate, reason = book.rate()
     sketches = book.sketches
     return GroupSummary(
@@ -166,11 +216,12 @@ def _group(key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow]) -> Gr
         requests=sum(book.outcomes.values()),
         outcomes=dict(book.outcomes),
         results=dict(book.results),
-        good_ratio=_ratio(book.results["good"], book.results["good"] + book.results["bad"]),
-        fluidity=FluidityQuantiles(*(_rounded(sketches[FLUIDITY].quantile(q)) for q in (0.01, 0.5))),
-        share_under_target=_ratio(book.under_target, book.scored),
+        good_ratio=ratio(book.results["good"], book.results["good"] + book.results["bad"]),
+        objective=objective,
+        fluidity=FluidityQuantiles(*(rounded(sketches[FLUIDITY].quantile(q)) for q in (0.01, 0.5))),
+        share_under_target=ratio(book.under_target, book.scored),
         deadlines=dict(book.deadlines),
-        deadline_miss_rate=_ratio(book.deadlines["missed"], book.deadlines["met"] + book.deadlines["missed"]),
+        deadline_miss_rate=ratio(book.deadlines["missed"], book.deadlines["met"] + book.deadlines["missed"]),
         ttft_s=_quantiles(sketches[TTFT]),
         tbt_s=_quantiles(sketches[TBT]),
         tpot_s=_quantiles(sketches[TPOT]),
@@ -178,13 +229,14 @@ def _group(key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow]) -> Gr
         duration_s=_quantiles(sketches[DURATION]),
         output_tokens=_tokens(book.output_tokens),
         prompt_tokens=_tokens(book.prompt_tokens),
-        fluid_token_rate=_rounded(rate),
+        fluid_token_rate=rounded(rate),
         fluid_token_rate_reason=reason,
-        in_flight=_in_flight(now),
+        in_flight=in_flight(now),
     )
 
 
-def _in_flight(now: Iterable[GroupNow]) -> InFlight:
+def in_flight(now: Iterable[GroupNow]) -> InFlight:
+    """The beats' pictures of several groups in one."""
     held = list(now)
     return InFlight(
         requests=sum(each.in_flight for each in held),
@@ -196,7 +248,7 @@ def _in_flight(now: Iterable[GroupNow]) -> InFlight:
 
 
 def _quantiles(sketch: LogHistogram) -> Quantiles:
-    return Quantiles(*(_rounded(sketch.quantile(q)) for q in (0.5, 0.9, 0.99, 1.0)))
+    return Quantiles(*(rounded(sketch.quantile(q)) for q in (0.5, 0.9, 0.99, 1.0)))
 
 
 def _proxy(snapshot: Snapshot, link_errors: int) -> ProxySummary:
@@ -236,11 +288,13 @@ def bucket_quantile(hist: Hist, q: float) -> float | None:
     return hist.bounds[-1]
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def ratio(part: int, whole: int) -> float | None:
+    """As the summary tells it, ``None`` where there is nothing to divide by."""
     return round(part / whole, 6) if whole else None
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """To the sixth decimal: microseconds, where the unit is seconds."""
     return None if value is None else round(value, 6)
 
 

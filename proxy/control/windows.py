@@ -96,10 +96,13 @@ class WindowBook:
 
     def prepare(self, window_ns: int, now_ns: int) -> Iterator[None]:
         """Merge what ``read`` needs, one group a step; no step at all where it is there."""
+        if not self.has(window_ns, now_ns):
+            yield from self.renew(window_ns, now_ns)
+
+    def has(self, window_ns: int, now_ns: int) -> bool:
+        """Whether ``read`` answers without merging."""
         kept = self._closed.get(window_ns)
-        if kept is not None and 0 <= now_ns - kept.end_ns < _STALE_NS:
-            return
-        yield from self.renew(window_ns, now_ns)
+        return kept is not None and 0 <= now_ns - kept.end_ns < _STALE_NS
 
     def due(self, window_ns: int, now_ns: int) -> bool:
         """Whether it is time to ``renew`` a window, so that the next answer need not wait for it."""

@@ -1,0 +1,166 @@
+"""What the admin API tells of a window: the summary, miss-rate curves, and series in steps.
+
+From the slots of ``windows.py`` to frozen structs.  Reading is pure; the caller prepares the window first, in
+steps (``WindowBook.prepare``), where an answer must not hold up others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from proxy.control.core import Controller
+from proxy.control.record import iso_time
+from proxy.control.settle import GroupKey
+from proxy.control.summary import (
+    FluidityQuantiles,
+    GroupSummary,
+    Quantiles,
+    Summary,
+    frame,
+    in_flight,
+    objectives,
+    ratio,
+    rounded,
+)
+from proxy.link import GroupNow
+from scoring.sketch import LogHistogram
+from scoring.slot import GRID_NS, Slot
+
+_GRID_S: Final = [round(point_ns / 1e9, 6) for point_ns in GRID_NS]
+_NO_CURVE: Final = "no stream with deadlines was sampled"
+_COARSE: Final = "the slots are too coarse: give a shorter window"
+
+
+class MissCurvePoints(Struct, frozen=True):
+    """Quantiles over requests of 1 - fluidity, had each ``tbt_s`` been the deadline from token to token."""
+
+    tbt_s: list[float]
+    p50: list[float | None]
+    p99: list[float | None]
+    samples: Annotated[
+        int, Meta(description="streams that it was computed of, at most some 20 per group and 10 s")
+    ]
+    scored: Annotated[int, Meta(description="streams with a fluidity, sampled or not")]
+    relative_error: Annotated[float, Meta(description="of rates from 1/1024 up; 0 and 1 are exact")]
+
+
+class GroupCurves(Struct, frozen=True, kw_only=True):
+    """One (backend, model, slo), or everything (``null`` names)."""
+
+    backend: str | None
+    model: str | None
+    slo: str | None
+    fluid_token_rate: Annotated[
+        float | None, Meta(description="tokens per second at which 99% of requests stay fluid")
+    ]
+    fluid_token_rate_reason: Annotated[str | None, Meta(description="why there is none")]
+    miss_rate: Annotated[MissCurvePoints | None, Meta(description="null: see miss_rate_reason")]
+    miss_rate_reason: str | None
+
+
+class Curves(Struct, frozen=True):
+    """Curves by group over a window."""
+
+    covered_from: str
+    covered_to: str
+    total: GroupCurves
+    groups: list[GroupCurves]
+
+
+def summarise_window(controller: Controller, window_ns: int) -> Summary:
+    """The summary of what ended in the last ``window_ns``."""
+    snapshot = controller.snapshot()
+    read = controller.windows.read(window_ns, snapshot.at_unix_ns)
+    now = {GroupKey(each.backend, each.model, each.slo): each for each in snapshot.now}
+    promised, empty = objectives(controller), Slot()
+    return frame(
+        controller,
+        snapshot,
+        asked_ns=window_ns,
+        covered=(read.start_ns, read.end_ns),
+        relative_error=read.total.relative_error,
+        total=_group(None, read.total, snapshot.now, None),
+        groups=[
+            _group(key, read.groups.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo))
+            for key in sorted(read.groups.keys() | now.keys())
+        ],
+    )
+
+
+def _group(
+    key: GroupKey | None, slot: Slot, now: Iterable[GroupNow], objective: float | None
+) -> GroupSummary:
+    rate, reason = slot.fluid_rate()
+    results, deadlines, hists = slot.results, slot.deadlines, slot.hists
+    return GroupSummary(
+        backend=None if key is None else key.backend,
+        model=None if key is None else key.model,
+        slo=None if key is None else key.slo,
+        requests=slot.requests,
+        outcomes=slot.outcomes,
+        results=results,
+        good_ratio=ratio(results["good"], results["good"] + results["bad"]),
+        objective=objective,
+        fluidity=FluidityQuantiles(rounded(slot.fluidity(0.01)), rounded(slot.fluidity(0.5))),
+        share_under_target=ratio(slot.totals["under_target"], slot.totals["scored"]),
+        deadlines=deadlines,
+        deadline_miss_rate=ratio(deadlines["missed"], deadlines["met"] + deadlines["missed"]),
+        ttft_s=_quantiles(hists["ttft"]),
+        tbt_s=_quantiles(hists["tbt"]),
+        tpot_s=_quantiles(hists["tpot"]),
+        normalized_latency_s=_quantiles(hists["normalized"]),
+        duration_s=_quantiles(hists["duration"]),
+        output_tokens=slot.totals["output_tokens"],
+        prompt_tokens=slot.totals["prompt_tokens"],
+        fluid_token_rate=rounded(rate),
+        fluid_token_rate_reason=reason,
+        in_flight=in_flight(now),
+    )
+
+
+def _quantiles(hist: LogHistogram) -> Quantiles:
+    return Quantiles(*(seconds(hist, q) for q in (0.5, 0.9, 0.99, 1.0)))
+
+
+def seconds(hist: LogHistogram, q: float) -> float | None:
+    """A quantile of a histogram in nanoseconds, in seconds; ``None`` where it is empty."""
+    value_ns = hist.quantile(q)
+    return None if value_ns is None else round(value_ns / 1e9, 6)
+
+
+def curves(controller: Controller, window_ns: int) -> Curves:
+    """The curves of what ended in the last ``window_ns``."""
+    read = controller.windows.read(window_ns, controller.now_unix_ns())
+    return Curves(
+        iso_time(read.start_ns),
+        iso_time(read.end_ns),
+        _curves(None, read.total),
+        [_curves(key, read.groups[key]) for key in sorted(read.groups)],
+    )
+
+
+def _curves(key: GroupKey | None, slot: Slot) -> GroupCurves:
+    rate, reason = slot.fluid_rate()
+    curve, points = slot.curve, None
+    if curve is not None and curve.samples:
+        points = MissCurvePoints(
+            _GRID_S,
+            [rounded(rate) for rate in curve.quantile(0.5)],
+            [rounded(rate) for rate in curve.quantile(0.99)],
+            curve.samples,
+            slot.totals["scored"],
+            curve.relative_error,
+        )
+    missing = _COARSE if slot.level and slot.totals["scored"] else _NO_CURVE
+    return GroupCurves(
+        backend=None if key is None else key.backend,
+        model=None if key is None else key.model,
+        slo=None if key is None else key.slo,
+        fluid_token_rate=rounded(rate),
+        fluid_token_rate_reason=reason,
+        miss_rate=points,
+        miss_rate_reason=None if points is not None else missing,
+    )
