@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from proxy.settings.base import Match
 from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls
 from proxy.settings.problems import suggest
-from proxy.settings.slo import LearnedTtft, PromptRange, SloMatch
+from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
 from proxy.units import parse_address
@@ -292,15 +292,28 @@ def cares(config: Config) -> list[str]:
     if config.workers > 1 and config.workers > cpus:
         out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")
     for slo in config.slos:
-        held = slo.ttft.frozen if isinstance(slo.ttft, LearnedTtft) else None
-        learned = {curve.backend for curve in held.curves} if held else set(config.backends)
-        out += [
-            f"SLO {slo.name}: nothing was learned of backend {name}, its requests get the fallback"
-            for name in config.backends
-            if name not in learned
-        ]
+        out += _cares_of_curves(slo, config)
     if not config.measure:
         out.append("measure is off: streams are forwarded, not scored")
+    return out
+
+
+def _cares_of_curves(slo: Slo, config: Config) -> list[str]:
+    frozen = slo.ttft.frozen if isinstance(slo.ttft, LearnedTtft) else None
+    if frozen is None:
+        return []
+    learned = {curve.backend for curve in frozen.curves}
+    out = [
+        f"SLO {slo.name}: nothing was learned of backend {name}, its requests get the fallback"
+        for name in config.backends
+        if name not in learned
+    ]
+    out += [
+        f"SLO {slo.name}: the curve of {curve.backend} {curve.model!r} is the slower of two modes: "
+        "most likely cache hits that are not reported"
+        for curve in frozen.curves
+        if curve.curve.bimodal and curve.backend in config.backends
+    ]
     return out
 
 
