@@ -56,10 +56,10 @@ class LoopLag:
 
     def _tick(self) -> None:
         now_ns = monotonic_ns()
-        self.observe(now_ns, self._late_ns(now_ns))
+        self.observe(now_ns, self.late_ns(now_ns))
         self.start()
 
-    def _late_ns(self, now_ns: int) -> int:
+    def late_ns(self, now_ns: int) -> int:
         """By how much the sample that is due would be late, came it now."""
         return max(0, now_ns - self._due_ns - GRAIN_NS) if self._due_ns else 0
 
@@ -85,7 +85,7 @@ class LoopLag:
         """
         found: list[Span] = []
         longest_ns = 0
-        late_now_ns = self._late_ns(to_ns)
+        late_now_ns = self.late_ns(to_ns)
         due: list[tuple[int, int]] = [(to_ns, late_now_ns)] if late_now_ns >= _NOTABLE_NS else []
         for marks in (due, self.long_marks, self.marks):
             for at_ns, lag_ns in reversed(marks):

@@ -50,6 +50,8 @@ log = logging.getLogger("legato.worker")
 #: A mean loop lag above this sheds measuring for new streams; below a fifth of it, measuring comes back.
 _SHED_NS: Final = 25_000_000
 _LINK_FLUSH_S: Final = 2.0
+#: The sockets are read between two timers: a loop that stood still must not call its own lateness overdue.
+_READ_FIRST_S: Final = 0.002
 _PAGE: Final = resource.getpagesize()
 
 
@@ -173,6 +175,13 @@ class Worker:
             )
         if not self._sweeping:
             self._sweeping = True
+            self.loop.call_later(_READ_FIRST_S, self._sweep, True)
+
+    def _sweep(self, may_wait: bool) -> None:
+        """Look at what is in flight, once what waited while the loop was late has been read."""
+        if may_wait and self.lag.late_ns(monotonic_ns()):
+            self.loop.call_later(_READ_FIRST_S, self._sweep, False)
+        else:
             self.flight.sweep(list(self.exchanges), self._beat)
 
     def _beat(self, groups: list[GroupNow]) -> None:

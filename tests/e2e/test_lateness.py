@@ -201,6 +201,30 @@ def test_a_stream_that_ends_as_soon_as_the_loop_wakes_up_was_late_by_us(legato: 
     assert_booked(record, line)
 
 
+def test_a_worker_that_stood_still_does_not_call_its_own_lateness_overdue(legato: Legato) -> None:
+    clients = [stream(legato, f"still{number}", Plan([20] * 170)) for number in range(STREAMS)]
+    with ThreadPoolExecutor() as pool:
+        reading = [pool.submit(client.response) for client in clients]
+        time.sleep(0.5)
+        stop_worker(legato, 1.3)  # a beat was due meanwhile; the tokens wait in the kernel
+        pictures = []
+        until_s = time.monotonic() + 1.3
+        while time.monotonic() < until_s:
+            pictures.append(legato.json("/api/summary")["total"]["in_flight"])
+            time.sleep(0.02)
+        assert all(one.result().end == "complete" for one in reading)
+    for client in clients:
+        client.close()
+    assert max(picture["requests"] for picture in pictures) == STREAMS
+    assert [picture for picture in pictures if picture["overdue"]] == []
+    # The tokens of the time in which it stood still came in that time, not all in the second after it.
+    rates = [
+        picture["tokens_per_s"] / (STREAMS * 50) for picture in pictures if picture["requests"] == STREAMS
+    ]
+    assert max(rates) < 1.7
+    assert rates[-1] > 0.4
+
+
 @pytest.mark.parametrize(
     ("pace_ms", "stop_after_ms", "stop_ms", "why"),
     [
