@@ -24,7 +24,9 @@ GRAIN_NS: Final = 1_000_000
 _NOTABLE_NS: Final = 1_000_000
 #: Lateness that is remembered apart, so that many short ones do not push it out.
 _LONG_NS: Final = 10_000_000
-_MARKS: Final = 2048
+#: How many are remembered: looking at all of them, when a stream ends, holds the loop for half a millisecond.
+_SHORT_MARKS: Final = 512
+_LONG_MARKS: Final = 1024
 
 Span = tuple[int, int]  # from_ns, to_ns
 
@@ -41,9 +43,9 @@ class LoopLag:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.histogram = Octaves()
-        # (at_ns, lag_ns) of the notable samples, in two sizes.  A long one takes 20 ms: 40 s of nothing else.
-        self.marks: deque[tuple[int, int]] = deque(maxlen=_MARKS)
-        self.long_marks: deque[tuple[int, int]] = deque(maxlen=_MARKS)
+        # (at_ns, lag_ns) of the notable samples, in two sizes.  A long one takes 20 ms: 20 s of nothing else.
+        self.marks: deque[tuple[int, int]] = deque(maxlen=_SHORT_MARKS)
+        self.long_marks: deque[tuple[int, int]] = deque(maxlen=_LONG_MARKS)
         self.recent_sum_ns = 0
         self.recent = 0
         self._loop = loop
