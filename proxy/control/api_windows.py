@@ -1,4 +1,4 @@
-"""``/api/summary`` and ``/api/curves``: what was measured, since the start or in a window."""
+"""``/api/summary``, ``/api/curves``, ``/api/timeseries``: what was measured, ever or in a window."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from fastapi import APIRouter, Query, Response
 from proxy.control.core import Controller
 from proxy.control.schema import ApiError, answers, reply
 from proxy.control.summary import Summary, summarise
+from proxy.control.timeseries import POINTS_MOST, By, Metric, Reader, TimeSeries, Wanted, step_of
 from proxy.control.windowed import Curves, curves, summarise_window
 from proxy.control.windows import DAY_NS
 from proxy.tasks import spawn
 from proxy.units import format_duration, parse_duration
 from scoring.window import TEN_NS
 
-STRUCTS: Final = (Summary, Curves)
+STRUCTS: Final = (Summary, Curves, TimeSeries)
 
+_STEP: Final = "write it with its unit, 10s or more: for example 10s, 1m or 15m"
+#: Without a step, about so many points.
+_POINTS: Final = 60
 _WINDOW: Final = "write it with its unit, from 10s to 1d: for example 5m, 1h or 90s"
 
 
@@ -75,6 +79,32 @@ _Window = Annotated[
 ]
 
 
+_Step = Annotated[
+    str | None,
+    Query(
+        max_length=32,
+        description="The length of a step, with its unit: a multiple of 10 s, for windows of more than an "
+        "hour of 1 min; otherwise it is rounded up. Without one: about 60 points.",
+        examples=["1m"],
+    ),
+]
+
+
+def series_of(controller: Controller, metric: Metric, window: str, step: str | None, by: By) -> Reader:
+    """The question of ``/api/timeseries``; ``ApiError`` 422 where it cannot be answered."""
+    window_ns, now_ns = window_of(window), controller.now_unix_ns()
+    step_ns = -(-window_ns // _POINTS) if step is None else duration("step", step, TEN_NS, DAY_NS, _STEP)
+    if step_ns > window_ns:
+        raise ApiError(422, f"step: {step!r} is longer than the window {window!r}", _STEP)
+    controller.windows.advance(now_ns)
+    wanted = Wanted(metric, by, now_ns - window_ns, now_ns, step_of(step_ns, window_ns))
+    reader = Reader(controller.windows, wanted)
+    if reader.count > POINTS_MOST:
+        message = f"step: {step!r} makes {reader.count} points by {by}: {POINTS_MOST} are possible"
+        raise ApiError(422, message, "give a longer step, a shorter window, or by=none")
+    return reader
+
+
 def windows_router(controller: Controller) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/api", tags=["windows"])
@@ -97,5 +127,18 @@ def windows_router(controller: Controller) -> APIRouter:
         window_ns = window_of("1h" if window is None else window)
         await preparing.ready(window_ns)
         return reply(curves(controller, window_ns))
+
+    @router.get(
+        "/timeseries", summary="One metric over a window, in steps", **answers(TimeSeries, 401, 403, 422)
+    )
+    async def timeseries(
+        metric: Annotated[Metric, Query(description="What to show; times in seconds.")],
+        window: _Window = "1h",
+        step: _Step = None,
+        by: Annotated[By, Query(description="One series for each of these; `none`: one for all.")] = "none",
+    ) -> Response:
+        reader = series_of(controller, metric, "1h" if window is None else window, step, by)
+        await _stepwise(reader.steps())
+        return reply(reader.answer())
 
     return router
