@@ -1,4 +1,4 @@
-"""``/api/summary``, ``/api/curves``, ``/api/timeseries``: what was measured, ever or in a window."""
+"""``/api/summary``, ``/api/timeseries``, ``/api/curves/miss-rate``: what was measured, by window."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from proxy.control.core import Controller
 from proxy.control.schema import ApiError, answers, reply
 from proxy.control.summary import Summary, summarise
 from proxy.control.timeseries import POINTS_MOST, By, Metric, Reader, TimeSeries, Wanted, step_of
-from proxy.control.windowed import Curves, curves, summarise_window
+from proxy.control.windowed import MissRates, miss_rates, summarise_window
 from proxy.control.windows import DAY_NS
 from proxy.tasks import spawn
 from proxy.units import format_duration, parse_duration
 from scoring.window import TEN_NS
 
-STRUCTS: Final = (Summary, Curves, TimeSeries)
+STRUCTS: Final = (Summary, MissRates, TimeSeries)
 
 _STEP: Final = "write it with its unit, 10s or more: for example 10s, 1m or 15m"
 #: Without a step, about so many points.
@@ -122,11 +122,15 @@ def windows_router(controller: Controller) -> APIRouter:
         await preparing.ready(window_ns)
         return reply(summarise_window(controller, window_ns))
 
-    @router.get("/curves", summary="Miss-rate curves in a window, by group", **answers(Curves, 401, 403, 422))
-    async def show_curves(window: _Window = "1h") -> Response:
+    @router.get(
+        "/curves/miss-rate",
+        summary="Miss-rate curves in a window, by group",
+        **answers(MissRates, 401, 403, 422),
+    )
+    async def show_miss_rates(window: _Window = "1h") -> Response:
         window_ns = window_of("1h" if window is None else window)
         await preparing.ready(window_ns)
-        return reply(curves(controller, window_ns))
+        return reply(miss_rates(controller, window_ns))
 
     @router.get(
         "/timeseries", summary="One metric over a window, in steps", **answers(TimeSeries, 401, 403, 422)

@@ -179,7 +179,7 @@ class Reader:
         if shared == "none":
             return [((None, None, None), None)]
         if shared == "group":
-            return [(tuple(key), (key,)) for key in sorted(keys)]
+            return [((key.backend, key.model, key.slo), (key,)) for key in sorted(keys)]
         place = GroupKey._fields.index(shared)
         lanes: list[_Lane] = []
         for name, of in by(keys, shared).items():

@@ -1,4 +1,4 @@
-"""What the admin API tells of a window: the summary, miss-rate curves, and series in steps.
+"""What the admin API tells of a window: the summary, and miss-rate curves.
 
 From the slots of ``windows.py`` to frozen structs.  Reading is pure; the caller prepares the window first, in
 steps (``WindowBook.prepare``), where an answer must not hold up others.
@@ -47,7 +47,7 @@ class MissCurvePoints(Struct, frozen=True):
     relative_error: Annotated[float, Meta(description="of rates from 1/1024 up; 0 and 1 are exact")]
 
 
-class GroupCurves(Struct, frozen=True, kw_only=True):
+class GroupMissRate(Struct, frozen=True, kw_only=True):
     """One (backend, model, slo), or everything (``null`` names)."""
 
     backend: str | None
@@ -61,13 +61,13 @@ class GroupCurves(Struct, frozen=True, kw_only=True):
     miss_rate_reason: str | None
 
 
-class Curves(Struct, frozen=True):
-    """Curves by group over a window."""
+class MissRates(Struct, frozen=True):
+    """MissRates by group over a window."""
 
     covered_from: str
     covered_to: str
-    total: GroupCurves
-    groups: list[GroupCurves]
+    total: GroupMissRate
+    groups: list[GroupMissRate]
 
 
 def summarise_window(controller: Controller, window_ns: int) -> Summary:
@@ -131,10 +131,10 @@ def seconds(hist: LogHistogram, q: float) -> float | None:
     return None if value_ns is None else round(value_ns / 1e9, 6)
 
 
-def curves(controller: Controller, window_ns: int) -> Curves:
+def miss_rates(controller: Controller, window_ns: int) -> MissRates:
     """The curves of what ended in the last ``window_ns``."""
     read = controller.windows.read(window_ns, controller.now_unix_ns())
-    return Curves(
+    return MissRates(
         iso_time(read.start_ns),
         iso_time(read.end_ns),
         _curves(None, read.total),
@@ -142,7 +142,7 @@ def curves(controller: Controller, window_ns: int) -> Curves:
     )
 
 
-def _curves(key: GroupKey | None, slot: Slot) -> GroupCurves:
+def _curves(key: GroupKey | None, slot: Slot) -> GroupMissRate:
     rate, reason = slot.fluid_rate()
     curve, points = slot.curve, None
     if curve is not None and curve.samples:
@@ -155,7 +155,7 @@ def _curves(key: GroupKey | None, slot: Slot) -> GroupCurves:
             curve.relative_error,
         )
     missing = _COARSE if slot.level and slot.totals["scored"] else _NO_CURVE
-    return GroupCurves(
+    return GroupMissRate(
         backend=None if key is None else key.backend,
         model=None if key is None else key.model,
         slo=None if key is None else key.slo,

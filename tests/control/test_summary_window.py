@@ -13,7 +13,7 @@ from proxy import clock as clocks
 from proxy.control.core import Controller
 from proxy.control.record import iso_time
 from proxy.control.summary import Summary, summarise
-from proxy.control.windowed import Curves, curves, summarise_window
+from proxy.control.windowed import MissRates, miss_rates, summarise_window
 from proxy.link import FactsBatch
 from tests.control.facts import BATCH, UNIX, S, facts, table
 from tests.control.test_api import serving
@@ -89,17 +89,17 @@ def test_no_curve_and_no_rate_say_why() -> None:
     clock = Clock()
     legato = control(clock)
     legato.feed(FactsBatch([ended(clock)]))
-    (group,) = curves(legato, MINUTE).groups
+    (group,) = miss_rates(legato, MINUTE).groups
     assert (group.miss_rate, group.miss_rate_reason) == (None, "no stream with deadlines was sampled")
     assert (group.fluid_token_rate, group.fluid_token_rate_reason) == (None, "no stream was scored")
     legato.feed(FactsBatch([stream_now(clock, 900)]))  # late, and one token: no deadline helps
-    reason = curves(legato, MINUTE).total.fluid_token_rate_reason
+    reason = miss_rates(legato, MINUTE).total.fluid_token_rate_reason
     assert reason == "TTFT: 1 of 1 streams reach their target with no TBT deadline"
 
 
 def test_curves_fall_as_the_deadline_grows() -> None:
     clock = Clock()
-    curve = curves(busy(clock), MINUTE).total.miss_rate
+    curve = miss_rates(busy(clock), MINUTE).total.miss_rate
     assert curve is not None
     assert (curve.samples, curve.scored, len(curve.tbt_s)) == (2, 2, 24)
     assert (curve.tbt_s[0], curve.tbt_s[-1]) == (0.005, 1.0)
@@ -148,12 +148,15 @@ def test_a_window_over_http(client: httpx.Client, window: str) -> None:
         )
         assert found.asked_s is not None
         assert found.asked_s >= 10
-    assert client.get("/api/curves", params={"window": window}).status_code == 200
+    assert client.get("/api/curves/miss-rate", params={"window": window}).status_code == 200
 
 
 def test_requests_show_in_the_window_and_curves_have_a_default(client: httpx.Client) -> None:
     assert client.get("/api/summary?window=1h").json()["total"]["requests"] == 1
-    assert msgspec.json.decode(client.get("/api/curves").content, type=Curves).total.miss_rate is None
+    assert (
+        msgspec.json.decode(client.get("/api/curves/miss-rate").content, type=MissRates).total.miss_rate
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_requests_show_in_the_window_and_curves_have_a_default(client: httpx.Cli
         ("-5m", "window: '-5m' is not a duration"),
     ],
 )
-@pytest.mark.parametrize("path", ["/api/summary", "/api/curves"])
+@pytest.mark.parametrize("path", ["/api/summary", "/api/curves/miss-rate"])
 def test_a_bad_window_is_named_with_its_mend(client: httpx.Client, path: str, window: str, says: str) -> None:
     answer = client.get(path, params={"window": window})
     assert answer.status_code == 422
