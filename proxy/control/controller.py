@@ -62,6 +62,7 @@ class Process:
             monotonic_ns=clock.monotonic_ns,
             sinks=[self.logs],
         )
+        self.controller.prefills.freeze(config.slos)
         self.controller.watch_exporter(self.logs.failures, self.logs.dropped)
         self.link = LinkServer(self.controller, clock.monotonic_ns)
         self._admin, self._link_socket = admin, link
@@ -117,6 +118,7 @@ class Process:
             await asyncio.sleep(_TICK_S)
             self.controller.sweep()
             self._watch()
+            await self.controller.prefills.refresh()
             self._orphaned()
 
     def _orphaned(self) -> None:
@@ -151,6 +153,7 @@ class Process:
         self.reload_error = None
         self.controller.reload_ok = True
         self.controller.set_table(table)
+        self.controller.prefills.freeze(config.slos)
         self.link.send_table()
         self._configure_logs()
         # Marks taken before the reading stay: what changed since then has not been read.

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.control.ledger import Ledger
+from proxy.control.prefills import Prefills
 from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.snapshot import SloStats, Snapshot
@@ -59,6 +60,7 @@ class Controller:
         self.draining = False
         self.since_unix_ns = unix_ns()
         self.windows = WindowBook(self.since_unix_ns)
+        self.prefills = Prefills(self.windows, unix_ns=unix_ns, monotonic_ns=monotonic_ns)
         self.link_errors = 0
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
@@ -96,6 +98,7 @@ class Controller:
         self.store.add_many(settled)
         for each in settled:
             self.prompts.settled(each.facts)
+            self.prefills.settled(each)
         for sink in self._sinks:
             sink(settled)
 
@@ -212,6 +215,7 @@ class Controller:
             reload_ok=self.reload_ok,
             workers=self.workers.connected,
             draining=self.draining,
+            drifts=self.prefills.drifts,
         )
 
 

@@ -69,6 +69,24 @@ class SloStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """What is learned now over what was frozen, of one backend and model: 1.0 is as fast, 2.0 twice as slow.
+
+    ``prefill`` is ``None`` and ``tbt`` (keys ``p50``, ``p99``) lacks what either side cannot tell.
+    """
+
+    backend: str
+    model: str
+    prefill: float | None
+    tbt: dict[str, float]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is any ratio."""
+        return self.prefill is not None or bool(self.tbt)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at one moment."""
 
@@ -89,3 +107,4 @@ class Snapshot:
     reload_ok: bool = True
     workers: int = 0
     draining: bool = False
+    drifts: tuple[Drift, ...] = ()  # where there is a live curve and a frozen one

@@ -26,6 +26,7 @@ from proxy.exporters.vocabulary import (
     ALERT_STATE,
     CONNECTION_STATE,
     DEADLINE_RESULT,
+    DRIFT_AT,
     DROPPED,
     EXPORTER,
     OUTCOME,
@@ -75,7 +76,7 @@ class Metric:
 
 
 #: The capabilities of this version.
-CAPABILITIES: Final = frozenset({"stream"})
+CAPABILITIES: Final = frozenset({"stream", "learned_deadlines"})
 
 GROUP: Final = ("backend", "model", "slo")
 
@@ -251,6 +252,15 @@ CATALOG: Final[tuple[Metric, ...]] = (
         "model",
         unit="ratio",
         since="learned_deadlines",
+    ),
+    _gauge(
+        "legato_tbt_drift_ratio",
+        "The current time between tokens over that in the frozen file.",
+        "backend",
+        "model",
+        unit="ratio",
+        since="learned_deadlines",
+        at=DRIFT_AT,
     ),
     # the proxy itself: is it us, are we blind
     _histogram(

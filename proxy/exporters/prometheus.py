@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
-from proxy.control.snapshot import BackendStats, GroupStats, Hist, Snapshot
+from proxy.control.snapshot import BackendStats, Drift, GroupStats, Hist, Snapshot
 from proxy.exporters.catalog import CATALOG, GROUP_LIMIT, OTHER, Metric
 from proxy.exporters.vocabulary import Values
 from proxy.link import GroupNow
@@ -241,6 +241,29 @@ def _connections(backend: BackendStats, state: str) -> int:
     return {"active": backend.active, "idle": backend.idle, "connecting": backend.connecting}[state]
 
 
+def _drifts(view: _View) -> Iterator[tuple[str, Drift]]:
+    """By their labels without braces, the first of those whose labels are the same."""
+    seen: set[str] = set()
+    for each in view.snapshot.drifts:
+        labels = f"{_pair('backend', _clean(each.backend))},{_pair('model', _clean(each.model))}"
+        if labels not in seen:
+            seen.add(labels)
+            yield labels, each
+
+
+def _prefill_drift(_: Metric, view: _View) -> Iterator[_Sample]:
+    for labels, each in _drifts(view):
+        if each.prefill is not None:
+            yield f"{{{labels}}}", each.prefill
+
+
+def _tbt_drift(metric: Metric, view: _View) -> Iterator[_Sample]:
+    for labels, each in _drifts(view):
+        for at in metric.closed["at"]:
+            if at in each.tbt:
+                yield f'{{{labels},at="{at}"}}', each.tbt[at]
+
+
 def _of_process(label: str, counts: Callable[[Snapshot], Mapping[str, int]]) -> _Source:
     def samples(metric: Metric, view: _View) -> Iterator[_Sample]:
         for value, count in _listed(metric.closed[label], counts(view.snapshot)):
@@ -274,6 +297,8 @@ _SOURCES: Final[Mapping[str, _Source]] = {
     "legato_slo_objective_ratio": lambda _, v: [
         (_labels(slo=slo.name), slo.objective) for slo in v.snapshot.slos
     ],
+    "legato_prefill_drift_ratio": _prefill_drift,
+    "legato_tbt_drift_ratio": _tbt_drift,
     "legato_dropped_total": _of_process("what", lambda s: s.dropped),
     "legato_unmeasured_total": _of_process("reason", lambda s: s.unmeasured),
     "legato_export_failures_total": _of_process("exporter", lambda s: s.export_failures),

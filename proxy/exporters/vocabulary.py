@@ -63,6 +63,11 @@ CONNECTION_STATE: Final = _values(
     connecting="Being opened.",
 )
 
+DRIFT_AT: Final = _values(
+    p50="The median time between tokens of the last hour.",
+    p99="Its 99th percentile.",
+)
+
 DROPPED: Final = _values(
     facts="Finished requests that never reached the control process: a worker's bounded buffer was full.",
     settled_by_lost_control="Requests settled by a control process that died, with the sums that it held.",

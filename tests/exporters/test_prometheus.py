@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from prometheus_client.openmetrics import exposition as om_exposition
 from prometheus_client.openmetrics import parser as om_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.control.snapshot import BackendStats, Hist, SloStats, Snapshot
+from proxy.control.snapshot import BackendStats, Drift, Hist, SloStats, Snapshot
 from proxy.exporters import vocabulary
 from proxy.exporters.catalog import CATALOG, GROUP_LIMIT
 from proxy.exporters.prometheus import LABEL_LIMIT, OPENMETRICS, TEXT, render
@@ -128,6 +129,29 @@ def test_backends_slos_and_the_proxy_itself() -> None:
     assert value(picture, "legato_counting_since_seconds") == 1_800_000_000.5
     assert value(picture, "legato_forward_delay_seconds_count") == 3
     assert value(picture, "legato_event_loop_lag_seconds_count") == 0
+
+
+def test_drifts_stand_where_there_are_both_curves_and_are_absent_elsewhere() -> None:
+    long = "m" * 200
+    picture = replace(
+        snapshot(),
+        drifts=(
+            Drift("stable", "llama", 1.25, {"p50": 1.5, "p99": 2.0}),
+            Drift("stable", "no-tokens", 0.5, {}),
+            Drift("stable", "no-curve", None, {"p99": 3.0}),
+            Drift("stable", long, 4.0, {}),
+            Drift("stable", long + "b", 5.0, {}),  # the same once cut: a scraper would reject both
+        ),
+    )
+    prefill = {s.labels["model"]: s.value for s in families(picture)["legato_prefill_drift_ratio"].samples}
+    assert prefill == {"llama": 1.25, "no-tokens": 0.5, long[:LABEL_LIMIT]: 4.0}
+    tbt = [(s.labels, s.value) for s in families(picture)["legato_tbt_drift_ratio"].samples]
+    assert tbt == [
+        ({"backend": "stable", "model": "llama", "at": "p50"}, 1.5),
+        ({"backend": "stable", "model": "llama", "at": "p99"}, 2.0),
+        ({"backend": "stable", "model": "no-curve", "at": "p99"}, 3.0),
+    ]
+    assert families(snapshot())["legato_prefill_drift_ratio"].samples == []
 
 
 def test_known_counters_stand_at_zero_from_the_start() -> None:
