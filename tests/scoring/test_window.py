@@ -289,6 +289,17 @@ def test_bounds_are_those_of_the_slots_that_are_kept() -> None:
     assert bounds(0, -3600) == (down(now, 10), down(now, 10) + TEN_NS)
 
 
+def test_nothing_is_missing_at_any_moment() -> None:
+    windows = Windows()
+    for number in range(90):  # an hour ends at the 40th
+        now = START + number * TEN_NS
+        windows.advance(now)
+        windows.add("a", now, one())
+        for keys in (None, ["a"]):
+            assert windows.view(keys, 0, now + 1).slot.requests == number + 1
+            assert windows.view(keys, now - 90 * SECOND, now + 1).slot.requests == min(number + 1, 10)
+
+
 def test_a_ring_turns_over_and_a_silent_group_makes_room() -> None:
     windows = Windows(cap_groups=2)
     for key in ("a", "b", "c"):
@@ -346,6 +357,7 @@ def test_where_late_and_odd_times_go(at_age_s: int, slot_age_s: int) -> None:
             begun = windows.view(keys, now - slot_age_s * SECOND, now - slot_age_s * SECOND + 1)
             assert begun.slot.requests == 1
             assert begun.end_ns - begun.start_ns <= 60 * SECOND
+            assert windows.view(keys, 0, now + DAY).slot.requests == 1  # by way of minutes and hours too
         for _ in range(40):
             windows.advance(now + later * 1200 * SECOND + 20 * SECOND)
 
@@ -416,6 +428,23 @@ def test_a_small_budget_holds_from_the_first_slot_to_the_last(slots: list[Slot],
     assert whole.slot.totals == windows.view(("a", "b"), 0, now + 1).slot.totals
     assert whole.slot.level > 0
     assert windows.view(None, now - 1800 * SECOND, now + 1).relative_error <= 0.01
+
+
+def test_without_any_memory_the_sums_of_hours_are_kept() -> None:
+    windows = Windows(budget_bytes=1)
+    for minute in range(300):
+        windows.advance(START + minute * 60 * SECOND)
+        windows.add("a", START + minute * 60 * SECOND, one())
+    now = START + 299 * 60 * SECOND
+    hour_ns = HOUR * TEN_NS
+    for keys in (None, ["a"]):
+        for from_age_s, to_age_s in ((4 * 3600, 3 * 3600), (3 * 3600 + 700, 5000), (20_000, 0)):
+            view = windows.view(keys, now - from_age_s * SECOND, now - to_age_s * SECOND)
+            assert view.start_ns % hour_ns == 0
+            assert view.slot.requests == sum(
+                view.start_ns <= START + minute * 60 * SECOND < view.end_ns for minute in range(300)
+            )
+            assert view.slot.requests > 0
 
 
 class Full:
