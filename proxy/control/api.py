@@ -16,6 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from msgspec import Struct
 from starlette.exceptions import HTTPException
 
+from proxy.control.api_curves import STRUCTS as CURVE_STRUCTS
+from proxy.control.api_curves import curves_router
 from proxy.control.api_requests import STRUCTS as REQUEST_STRUCTS
 from proxy.control.api_requests import requests_router
 from proxy.control.api_windows import STRUCTS as WINDOW_STRUCTS
@@ -64,7 +66,7 @@ class ConfigView(Struct, frozen=True):
     config: dict[str, Any]
 
 
-STRUCTS: Final = (Health, Readiness, Version, ConfigView, *WINDOW_STRUCTS, *REQUEST_STRUCTS)
+STRUCTS: Final = (Health, Readiness, Version, ConfigView, *WINDOW_STRUCTS, *CURVE_STRUCTS, *REQUEST_STRUCTS)
 
 
 def create_app(
@@ -90,6 +92,7 @@ def create_app(
     app.include_router(_probes(controller))
     app.include_router(_about(controller, config, reload_error), dependencies=guarded)
     app.include_router(windows_router(controller), dependencies=guarded)
+    app.include_router(curves_router(controller), dependencies=guarded)
     app.include_router(requests_router(controller), dependencies=guarded)
     document: dict[str, Any] = {}
 

@@ -192,6 +192,10 @@ class Controller:
         """The wall clock."""
         return self._unix_ns()
 
+    def now_monotonic_ns(self) -> int:
+        """The clock that never jumps."""
+        return self._monotonic_ns()
+
     def snapshot(self) -> Snapshot:
         """Everything at this moment, immutable."""
         delays = self.workers.delays()

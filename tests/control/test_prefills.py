@@ -17,6 +17,7 @@ from proxy.link import Facts, FactsBatch, Usage
 from proxy.settings.slo import LearnedTtft, Slo
 from scoring.prefill import Curve
 from tests.control.facts import MS, T0, UNIX, S, at, facts, streamed, table
+from tests.control.test_api import serving
 from tests.helpers.curves import flat
 
 PAIR = Pair("default", "llama")
@@ -274,3 +275,32 @@ def test_the_first_rules_file_is_what_the_gauge_compares_with(control: Controlle
     assert gauge.prefill is not None
     assert gauge.prefill > 50
     assert shown.frozen[1].prefill_drift == pytest.approx(gauge.prefill / 1000, rel=0.01)
+
+
+# ---------------------------------------------------------------- /api/curves
+
+
+def test_the_api_fits_what_is_new_and_what_it_tells_can_be_frozen(control: Controller) -> None:
+    teach(control)
+    control.prefills.freeze([frozen_slo(flat(S))])
+    with serving(control) as client:
+        told = client.get("/api/curves").json()
+        assert told["window_s"] == 3600
+        (pair,) = told["prefill"]
+        fit = control.prefills.pairs[PAIR].fit
+        assert fit is not None
+        assert Curve.from_plain(pair["live"]["curve"]) == fit.curve
+        assert (pair["backend"], pair["model"], pair["live"]["age_s"]) == ("default", "llama", 0)
+        (frozen,) = pair["frozen"]
+        assert (frozen["file"], frozen["slos"], frozen["tbt_p50_s"]) == ("a.yaml", ["chat"], 0.01)
+        assert Curve.from_plain(frozen["curve"]) == flat(S)
+        assert frozen["tbt_p50_drift"] == pytest.approx(2.0, rel=0.01)
+        client.get("/api/curves")
+        assert control.prefills.pairs[PAIR].fit is fit  # nothing new: not fitted again
+
+
+def test_curves_need_the_token_as_the_rest_does(control: Controller) -> None:
+    with serving(control, token="right") as client:
+        assert client.get("/api/curves").status_code == 401
+        answer = client.get("/api/curves", headers={"authorization": "Bearer right"})
+        assert (answer.status_code, answer.json()["prefill"]) == (200, [])
