@@ -288,7 +288,7 @@ class PrefillLearner:
     def curve(self, now_ns: int) -> Curve | None:
         """The envelope over the window that ends at ``now_ns``; ``None``: see ``why_not``.
 
-        70 ms for 2,000 requests, 120 ms for a full window (256 per half octave are looked at): call it rarely.
+        70 ms for 2,000 requests, 120 ms for a full window: call it now and then.
         """
         if self.why_not(now_ns) is not None:
             return None
