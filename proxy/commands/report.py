@@ -1,0 +1,207 @@
+"""``legato report``: what to read in the morning, from the admin API of a running Legato."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from proxy.units import parse_duration
+
+if TYPE_CHECKING:
+    from proxy.commands.morning import Section
+
+_ADMIN: Final = "http://127.0.0.1:9464"
+_FAILED: Final = 1
+_TIMEOUT_S: Final = 20
+_BODY_MAX: Final = 64 * 1024 * 1024
+
+_EXAMPLES = """[bold]Examples[/bold]
+
+The last night: [cyan]legato report --window 12h[/cyan]
+
+For a ticket: [cyan]legato report --window 1h --md > report.md[/cyan]
+
+For a script: [cyan]legato report --window 5m --json | jq '.findings'[/cyan]
+
+Another host: [cyan]legato report --admin https://10.0.0.7:9464 --token-file /etc/legato/token[/cyan]
+
+Read it from the top: what needs attention, promises kept, times, the worst requests; then whether the delay
+was ours, and what was not seen.
+
+Exit status: 0 if there is a report, whatever it says; 1 if the admin listener did not answer or refused;
+2 for wrong usage."""
+
+
+class Unread(Exception):
+    """There is no report; its text says why and how to mend it."""
+
+
+def report(
+    window: Annotated[
+        str, typer.Option(metavar="TIME", help="The stretch of time up to now, 10s to 1d: 5m, 1h, 12h.")
+    ] = "1h",
+    as_markdown: Annotated[bool, typer.Option("--md", help="Markdown instead of tables.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: findings, worst requests, the whole summary.")
+    ] = False,
+    admin: Annotated[
+        str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
+    ] = _ADMIN,
+    token_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
+    ] = None,
+) -> None:
+    """Tell how the last hour (or night) went: promises kept, misses, times, the worst, our own share."""
+    if as_markdown and as_json:
+        raise typer.BadParameter("give one of --md and --json", param_hint="--md")
+    try:
+        parse_duration(window)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--window") from error
+    base, token = _base(admin), _token(token_file)
+    try:
+        summary = _get(base, "/api/summary", {"window": window}, token)
+        records = _get(base, "/api/requests", {"sort": "worst", "limit": "1000"}, token)
+        _print(base, summary, records, "json" if as_json else "md" if as_markdown else "table")
+    except Unread as problem:
+        typer.echo(f"legato: {problem}", err=True)
+        raise typer.Exit(_FAILED) from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``legato``."""
+    app.command(epilog=_EXAMPLES)(report)
+
+
+# ---------------------------------------------------------------- asking
+
+
+def _base(admin: str) -> str:
+    url = admin if "://" in admin else f"http://{admin}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # a port that is none
+        fits = False
+    if not fits or parts.query or parts.fragment or parts.username:
+        mend = f"give a URL such as {_ADMIN}"
+        raise typer.BadParameter(
+            f"{admin!r} is not the URL of an admin listener: {mend}", param_hint="--admin"
+        )
+    return url.rstrip("/")
+
+
+def _token(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise typer.BadParameter(f"{path}: {why}", param_hint="--token-file") from error
+    if not token or not token.isprintable():
+        raise typer.BadParameter(f"{path}: holds no token, or more than a line", param_hint="--token-file")
+    return token
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A token goes to the host that was named, and nowhere else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave a redirect as the error that it is."""
+
+
+def _get(base: str, path: str, query: dict[str, str], token: str | None) -> Any:
+    request = urllib.request.Request(f"{base}{path}?{urllib.parse.urlencode(query)}")
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    # Never by the proxy of http_proxy: the admin listener is near.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    try:
+        with opener.open(request, timeout=_TIMEOUT_S) as answer:
+            return _decoded(base, answer.read(_BODY_MAX))
+    except urllib.error.HTTPError as error:
+        raise Unread(_refused(base, error)) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", None) or error
+        raise Unread(
+            f"the admin listener at {base} cannot be reached: {why}\n"
+            "  is `legato serve` running there? --admin URL says where it listens (admin.listen)"
+        ) from None
+
+
+def _decoded(base: str, body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise Unread(f"what answers at {base} is no admin listener of Legato: give --admin URL") from None
+
+
+def _refused(base: str, error: urllib.error.HTTPError) -> str:
+    try:
+        said = json.loads(error.read(_BODY_MAX))["error"]
+        told = f"{said['message']}\n  {said['mend']}"
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
+        told = "what answers there is no admin listener of Legato: give --admin URL"
+    flag = "\n  the flag is --token-file FILE" if error.code in (401, 403) else ""
+    return f"{base} answered {error.code}: {told}{flag}"
+
+
+# ---------------------------------------------------------------- telling
+
+
+def _print(base: str, summary: Any, records: Any, form: str) -> None:
+    from proxy.commands.morning import findings, heading, markdown, sections, worst_of
+
+    try:
+        worst = worst_of(records["requests"], summary["covered_from"])
+        title, parts, found = heading(summary), sections(summary, worst), findings(summary)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Unread(
+            f"what answers at {base} is no admin listener of this version of Legato\n"
+            "  is --admin right, and does the same version run there?"
+        ) from None
+    if form == "json":
+        sys.stdout.write(
+            json.dumps({"schema": 1, "findings": found, "worst": worst, "summary": summary}) + "\n"
+        )
+    elif form == "md":
+        sys.stdout.write(markdown(title, parts))
+    else:
+        _print_tables(title, parts, bool(found))
+
+
+def _print_tables(title: str, parts: list[Section], alarming: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from proxy.commands.morning import plain
+
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    out.print(Text(plain(title), style="bold"), soft_wrap=True)
+    for index, part in enumerate(parts):
+        out.print()
+        out.print(Text(part.title, style="bold red" if index == 0 and alarming else "bold"))
+        for note in part.notes:
+            out.print(Text(f"  {plain(note)}"), soft_wrap=True)
+        if not part.rows:
+            continue
+        table = Table()
+        for place, name in enumerate(part.columns):
+            if place < part.names:
+                table.add_column(name, overflow="fold", max_width=36)
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
+        for row in part.rows:
+            table.add_row(*(Text(plain(cell)) for cell in row))
+        out.print(table)
