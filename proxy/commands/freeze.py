@@ -1,0 +1,264 @@
+"""``legato freeze``: the prefill curves that a running Legato has learned, written into a file.
+
+This module imports only what its flags need; what computes is imported when the command runs.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from proxy.curves import FrozenCurve
+
+_ADMIN: Final = "http://127.0.0.1:9464"
+_OUT: Final = "curves.yaml"
+#: All curves may have to be fitted first, each takes a moment.
+_WAIT_S: Final = 30.0
+_ANSWER_MAX: Final = 32 * 1024 * 1024
+_NOT_WRITTEN, _WRONG = 1, 2
+
+_EXAMPLES: Final = """[bold]Examples[/bold]
+
+What this host has learned in the last hour: [cyan]legato freeze --out curves.yaml[/cyan]
+
+From another host, one backend only: [cyan]legato freeze --admin http://gpu-7:9464 --token-file token \
+--backend vllm[/cyan]
+
+Then in the configuration: [cyan]slos: \\[{name: chat, ttft: {learned: curves.yaml, slack: 300ms, fallback: \
+2s}}][/cyan], [cyan]legato check[/cyan], and a SIGHUP to [bold]legato serve[/bold] (none where it has \
+[bold]watch: on[/bold]).
+
+Freeze while the server is well and has traffic as usual: the file says what is normal. From then on \
+[bold]legato_prefill_drift_ratio[/bold] tells how far the server is from it.
+
+Exit status: 0 written; 1 nothing to write yet, or the admin listener did not tell; 2 wrong usage, or the \
+file is in the way or cannot be written."""
+
+
+def freeze(
+    admin: Annotated[str, typer.Option(metavar="URL", help="The admin listener.")] = _ADMIN,
+    token_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The file of admin.token_file, where readers need a token."),
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where to write the curves (YAML).")] = _OUT,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this backend's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this model's ('' for requests that name none).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write the learned prefill curves into a file, for deadlines that fit each prompt.
+
+    A running Legato learns, per backend and model, how long the first token takes where nothing has to wait,
+    by the length of the prompt. No request is judged by that until it is frozen: a deadline that followed a
+    slowing server would hide the slowing. The file holds what this command wrote and nothing else: a backend
+    that is left out has no curve in it, and its requests get the [bold]fallback[/bold].
+    """
+    if os.path.lexists(out) and not force:
+        _refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)
+    told = _ask(_url(admin), _token(token_file))
+    curves, reasons = _choose(told, backend, model)
+    if not curves:
+        _refuse("\n".join(["no curve to write:", *(f"  {each}" for each in reasons)]), _NOT_WRITTEN)
+    _write(out, curves)
+    _show(out, curves, reasons)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``legato``."""
+    app.command(epilog=_EXAMPLES)(freeze)
+
+
+def _refuse(text: str, status: int) -> None:
+    typer.echo(f"legato: {_plain(text)}", err=True)
+    raise typer.Exit(status)
+
+
+def _plain(text: str) -> str:
+    """Text from elsewhere, fit for a terminal: what cannot be printed becomes a question mark."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+# ---------------------------------------------------------------- asking
+
+
+def _url(admin: str) -> str:
+    base = admin if "://" in admin else f"http://{admin}"
+    if not base.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{admin!r}: write http://HOST:PORT", param_hint="--admin")
+    return base.rstrip("/") + "/api/curves"
+
+
+def _token(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise typer.BadParameter(f"{file}: {said}", param_hint="--token-file") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise typer.BadParameter(f"{file} holds no token", param_hint="--token-file")
+    return token
+
+
+def _ask(url: str, token: str | None) -> list[dict[str, Any]]:
+    """What ``/api/curves`` tells; ends the command with the reason where it does not."""
+    # Through no proxy of the environment, and never elsewhere with the token.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    try:
+        request = urllib.request.Request(url)
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        with opener.open(request, timeout=_WAIT_S) as answer:
+            told = json.loads(answer.read(_ANSWER_MAX))["prefill"]
+            return [dict(each) for each in told]
+    except urllib.error.HTTPError as error:
+        _refuse(f"{url} answered {error.code}: {_reason(error)}", _NOT_WRITTEN)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        _refuse(
+            f"{url} does not answer ({said}): is legato running, and is --admin what `admin.listen` says?",
+            _NOT_WRITTEN,
+        )
+    except (ValueError, TypeError, KeyError):
+        _refuse(f"{url} is no admin listener of this version of Legato", _NOT_WRITTEN)
+    raise AssertionError("unreachable")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer, not an order."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: follow none."""
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """The message and the mend of an answer that is an error."""
+    try:
+        told = json.loads(error.read(65_536))["error"]
+        said = f"{told['message']}; {told['mend']}"
+    except (OSError, ValueError, TypeError, KeyError, http.client.HTTPException):
+        return "is --admin an admin listener of Legato?"
+    return said.replace("send 'Authorization: Bearer TOKEN' with the token of", "give --token-file with")
+
+
+# ---------------------------------------------------------------- choosing and writing
+
+
+def _choose(
+    told: list[dict[str, Any]], backend: str | None, model: str | None
+) -> tuple[list[FrozenCurve], list[str]]:
+    """The curves that were asked for, and a sentence for each that there is not."""
+    from proxy.curves import FrozenCurve
+    from scoring.prefill import Curve
+
+    curves: list[FrozenCurve] = []
+    reasons: list[str] = []
+    try:
+        names = [(str(each["backend"]), str(each["model"])) for each in told]
+        for (of, name), each in zip(names, told, strict=True):
+            if (backend is not None and backend != of) or (model is not None and model != name):
+                continue
+            live = each["live"]
+            if live is None or live["curve"] is None:
+                why = "no stream yet that could tell" if live is None else live["reason"]
+                reasons.append(f"{_named(of, name)}: {why}")
+                continue
+            curve = Curve.from_plain(live["curve"])
+            curves.append(FrozenCurve(of, name, curve, live["tbt_p50_s"], live["tbt_p99_s"]))
+    except (ValueError, TypeError, KeyError) as error:
+        _refuse(f"what the admin listener told is not of this version of Legato ({error})", _NOT_WRITTEN)
+    if not curves and not reasons:
+        known = ", ".join(_named(*name) for name in names)
+        reasons.append(
+            f"nothing was learned of what you asked for, only of {known}"
+            if known
+            else "no stream has completed yet that could tell: let requests go through Legato first"
+        )
+    return curves, reasons
+
+
+def _named(backend: str, model: str) -> str:
+    return f"{backend}, {model or 'no model named'}"
+
+
+def _write(out: str, curves: list[FrozenCurve]) -> None:
+    from proxy.curves import FrozenCurves, write_curves
+
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        write_curves(out, FrozenCurves(now, tuple(curves)))
+    except OSError as error:
+        _refuse(f"{out} cannot be written: {error.strerror or error}", _WRONG)
+
+
+# ---------------------------------------------------------------- saying
+
+
+def _show(out: str, curves: list[FrozenCurve], reasons: list[str]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("backend", "model", "prompt tokens", "TTFT", "requests", "TBT p50", "p99", "shape")
+    for each in curves:
+        low, high = each.curve.observed
+        table.add_row(
+            _plain(each.backend),
+            _plain(each.model) or "(none named)",
+            f"{low} to {high}",
+            f"{_time(each.curve.at(low) / 1e9)} to {_time(each.curve.at(high) / 1e9)}",
+            str(each.curve.samples),
+            _time(each.tbt_p50_s),
+            _time(each.tbt_p99_s),
+            "quadratic" if each.curve.quadratic else "pieces",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table, markup=False)
+    for reason in reasons:
+        typer.echo(f"left out: {_plain(reason)}")
+    for each in curves:
+        for word in _warnings(each):
+            typer.echo(f"care: {_plain(word)}", err=True)
+    typer.echo(f"wrote {out}; in the configuration, with it beside:")
+    typer.echo("  slos:")
+    typer.echo(f"  - {{name: NAME, ttft: {{learned: {os.path.basename(out)}, slack: 300ms, fallback: 2s}}}}")
+    typer.echo("then `legato check FILE`, and SIGHUP to `legato serve` to put it in force")
+
+
+def _warnings(frozen: FrozenCurve) -> list[str]:
+    name, curve = _named(frozen.backend, frozen.model), frozen.curve
+    out = []
+    if curve.bimodal:
+        share = (
+            "" if curve.fast_share is None else f" ({curve.fast_share:.0%} of those that can be told apart)"
+        )
+        out.append(
+            f"{name}: bimodal: a part of the requests{share} was much faster, most likely cache hits that "
+            "the server does not report; the curve is that of the slow ones"
+        )
+    if curve.net_of_cache:
+        out.append(
+            f"{name}: the curve is of prompt tokens that were not cached; "
+            "deadlines take every prompt for one without hits"
+        )
+    return out
+
+
+def _time(value_s: float | None) -> str:
+    if value_s is None:
+        return "-"
+    return f"{value_s:.3g} s" if value_s >= 1 else f"{value_s * 1e3:.3g} ms"
