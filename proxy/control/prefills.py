@@ -6,9 +6,9 @@ Nothing that is learned here judges a request: that takes a file, which ``legato
 
 A stream teaches if it completed, its first token was seen, and its server said how long the prompt was.  The
 proxy's own share must not be learned as prefill: where reading was paused for a client before the first
-token, or our loop was late for more than 2% of that time, the stream is left out.  (To leave out each that a
-span of lateness touches would keep long prompts from ever being learned on a busy host: in a second there is
-nearly always a millisecond of it.)
+token, or our loop was late when it came, by more than 2% of the time that it took, the stream is left out.
+(To leave out each that a span of lateness touches would keep long prompts from ever being learned on a busy
+host: in a second there is nearly always a millisecond of it.)
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from proxy.control.snapshot import Drift
 from proxy.control.windows import WindowBook
 from proxy.curves import FrozenCurve, FrozenCurves
 from proxy.settings.slo import LearnedTtft, Slo
+from scoring.lanes import WAKING_NS
 from scoring.outcome import Outcome
 from scoring.prefill import Curve, PrefillLearner, drift
 from scoring.sketch import LogHistogram
@@ -41,7 +42,7 @@ REFIT_NS: Final = 30 * 10**9
 REFIT_IDLE_NS: Final = 300 * 10**9
 #: As ``REFIT_NS``, where somebody asks for the curves.
 ASKED_NS: Final = 2 * 10**9
-#: Of the time to the first token: how much of it our own loop may have been late.
+#: Of the time to the first token: how much of its end our own loop may have been late.
 DISTURBED: Final = 0.02
 
 
@@ -243,11 +244,17 @@ def _quantile_s(hist: LogHistogram, q: float) -> float | None:
 
 
 def _disturbed(settled: Settled, ttft_ns: int) -> bool:
-    """Whether what would be learned is in part the proxy's or the client's own time."""
-    late_ns = 0
-    for from_ns, to_ns, reason in excluded_of(settled.facts):
-        overlap_ns = min(to_ns, ttft_ns) - max(from_ns, 0)
-        if overlap_ns > 0 and reason == "client_blocked":
-            return True
-        late_ns += max(overlap_ns, 0)
+    """Whether what would be learned is in part the client's or the proxy's own time.
+
+    As the scorer has it, only lateness counts that lasted until the token came.
+    """
+    late_ns, reached_ns = 0, ttft_ns
+    for from_ns, to_ns, reason in sorted(excluded_of(settled.facts), key=lambda each: -each.to_ns):
+        if reason == "client_blocked":
+            if from_ns < ttft_ns and to_ns > 0:
+                return True
+        elif to_ns >= reached_ns - WAKING_NS:
+            from_ns = min(max(from_ns, 0), reached_ns)
+            late_ns += max(0, min(to_ns, reached_ns) - from_ns)
+            reached_ns = from_ns
     return late_ns > DISTURBED * ttft_ns
