@@ -65,7 +65,7 @@ def findings(summary: Json) -> list[str]:
         ("exports failed", proxy["export_failures"]),
     ):
         if some := counted(counts):
-            found.append(f"{what} since the start: {some}")
+            found.append(f"{what}: {some}")
     if not summary["total"]["requests"]:
         found.append("no request ended in this time")
     return found
@@ -187,7 +187,7 @@ def _us(summary: Json) -> Section:
         f"deadlines taken out of the scores: {deadlines['suspect']} our own event loop's, "
         f"{deadlines['client_blocked']} of clients that read too slowly"
     )
-    since = f"delays are since {summary['since']}; quantiles are upper bounds"
+    since = f"delays are since {proxy['since']}; quantiles are upper bounds"
     return Section("Is it us?", [out, since], ("delay", "count", "p50", "p99", "p99.9", "sum"), rows, 1)
 
 

@@ -16,6 +16,7 @@ from proxy.control.ledger import Ledger
 from proxy.control.prefills import Prefills
 from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
+from proxy.control.shares import Shares
 from proxy.control.snapshot import SloStats, Snapshot
 from proxy.control.store import Store
 from proxy.control.windows import WindowBook
@@ -60,6 +61,7 @@ class Controller:
         self.draining = False
         self.since_unix_ns = unix_ns()
         self.windows = WindowBook(self.since_unix_ns)
+        self.shares = Shares()
         self.prefills = Prefills(self.windows, unix_ns=unix_ns, monotonic_ns=monotonic_ns)
         self.link_errors = 0
         self._unix_ns = unix_ns
@@ -134,7 +136,10 @@ class Controller:
     def sweep(self) -> None:
         """About once a second: give up workers that stay away, let the windows move on."""
         self.workers.sweep(self._monotonic_ns())
-        self.windows.advance(self._unix_ns())
+        now_ns = self._unix_ns()
+        self.windows.advance(now_ns)
+        if self.shares.due(now_ns):
+            self.shares.note(self.snapshot(), self.link_errors)
 
     def feed(self, message: Up) -> Table | Ack | None:
         """As one worker on a link of its own: ``Hello`` is answered by the table, facts by an ``Ack``."""

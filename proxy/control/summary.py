@@ -98,7 +98,9 @@ class DelayShare(Struct, frozen=True):
 
 
 class ProxySummary(Struct, frozen=True):
-    """Is it us?  And are we blind?  Cumulative since the control process began, whatever the window."""
+    """Is it us?  And are we blind?"""
+
+    since: Annotated[str, Meta(description="delays, drops and blind spots are counted from here")]
 
     forward: DelayShare
     event_loop_lag: DelayShare
@@ -123,11 +125,11 @@ class BackendSummary(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What ended within a stretch of time, what is in flight now, and our own share since the start."""
+    """What ended within a stretch of time, what is in flight now, and our own share."""
 
     instance: str
     version: str
-    since: Annotated[str, Meta(description="the start of the control process; `proxy` counts from here")]
+    since: Annotated[str, Meta(description="the start of the control process")]
     at: str
     asked_s: Annotated[float | None, Meta(description="`window`; null: everything since the start")]
     covered_from: Annotated[str, Meta(description="requests that ended from here ...")]
@@ -200,7 +202,7 @@ def frame(
             BackendSummary(b.name, b.up, b.active, b.idle, b.connecting, b.addresses)
             for b in snapshot.backends
         ],
-        proxy=_proxy(snapshot, controller.link_errors),
+        proxy=_proxy(controller, snapshot, None if asked_ns is None else from_ns),
     )
 
 
@@ -251,8 +253,12 @@ def _quantiles(sketch: LogHistogram) -> Quantiles:
     return Quantiles(*(rounded(sketch.quantile(q)) for q in (0.5, 0.9, 0.99, 1.0)))
 
 
-def _proxy(snapshot: Snapshot, link_errors: int) -> ProxySummary:
+def _proxy(controller: Controller, snapshot: Snapshot, from_ns: int | None) -> ProxySummary:
+    link_errors, since_ns = controller.link_errors, snapshot.since_unix_ns
+    if from_ns is not None:
+        snapshot, link_errors, since_ns = controller.shares.since(from_ns, snapshot, link_errors)
     return ProxySummary(
+        since=iso_time(since_ns),
         forward=_delay(snapshot.forward),
         event_loop_lag=_delay(snapshot.lag),
         client_blocked=_delay(snapshot.blocked),
