@@ -145,6 +145,24 @@ def test_the_miss_curve_is_within_its_stated_error(requests: list[list[float]], 
             assert (found == 0) == (true == 0)
 
 
+@given(RATES, RATES, st.integers(0, 3), st.integers(0, 3))
+def test_merged_curves_have_the_coarser_resolution(
+    a: list[float], b: list[float], bits_a: int, bits_b: int
+) -> None:
+    curves = [MissCurve(), MissCurve(), MissCurve()]
+    for curve, requests in zip(curves, ([a], [b], [a, b]), strict=True):
+        for rates in requests:
+            curve.add(np.array(rates))
+    one, other, both = curves
+    one.lower(bits_a)
+    other.lower(bits_b)
+    both.lower(min(bits_a, bits_b))
+    one.merge(other)
+    assert (one.bits, one.samples) == (both.bits, 2)
+    assert np.array_equal(one.counts, both.counts)
+    assert other.bits == bits_b
+
+
 def test_a_point_without_deadlines_is_unknown_and_the_grid_ascends() -> None:
     curve = MissCurve()
     curve.add(np.array([np.nan] * 4 + [0.0] * 20))
