@@ -201,6 +201,17 @@ def test_an_empty_legato_has_a_whole_report() -> None:
     assert "## Are we blind?" in markdown("empty", sections(summary, []))
 
 
+def test_an_objective_that_is_just_reached_is_no_finding() -> None:
+    with serving(night(Clock())) as client:
+        summary = httpx.get(f"{client.base_url}/api/summary?window=1h").json()
+    llama = next(group for group in summary["groups"] if group["model"] == "llama")
+    assert any("83.33% good" in finding for finding in findings(summary))
+    llama["objective"] = llama["good_ratio"]
+    assert not any("83.33% good" in finding for finding in findings(summary))
+    llama["objective"] = None  # its SLO is gone
+    assert not any("83.33% good" in finding for finding in findings(summary))
+
+
 def test_worst_leaves_out_what_ended_before_and_what_missed_nothing() -> None:
     def record(id: str, at: str, missed: int | None, duration_s: float = 1.0) -> dict[str, Any]:
         return {"id": id, "time": at, "missed": missed, "duration_s": duration_s}

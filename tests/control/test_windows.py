@@ -86,12 +86,31 @@ def test_what_is_merged_and_what_came_since_overlap_nowhere(seconds: int) -> Non
     assert requests(legato, 10 * S) <= 10 + 12
 
 
+@pytest.mark.parametrize("second", range(10))
+def test_the_shortest_window_counts_nothing_twice(second: int) -> None:
+    clock = Clock(UNIX // (10 * S) * 10 * S - 5 * S)
+    legato = control(clock)
+    legato.feed(FactsBatch([ended(clock)]))
+    clock.now_ns += (5 + second) * S
+    assert requests(legato, 10 * S) == 1
+
+
+def test_a_model_that_is_only_ever_rejected_gets_no_label() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([ended(clock, model="nobody", status=404)]))
+    legato.feed(FactsBatch([ended(clock, model="nobody", status=404), ended(clock, model="llama")]))
+    read = legato.windows.read(MINUTE, clock.now_ns)
+    assert {key.model: slot.requests for key, slot in read.groups.items()} == {"other": 2, "llama": 1}
+    assert set(legato.ledger.groups) == set(read.groups)
+
+
 def test_groups_sum_to_the_total_and_carry_the_labels_of_the_ledger() -> None:
     clock = Clock()
     legato = control(clock)
     names = [f"m{n}" for n in range(200)]
-    batch = [ended(clock, model=name, status=status) for name in names for status in (429, 200)]
-    batch += [ended(clock, model="late", status=429)]
+    batch = [ended(clock, model=name, status=status) for name in names for status in (404, 200)]
+    batch += [ended(clock, model="late", status=404)]
     legato.feed(FactsBatch(batch))
     read = legato.windows.read(MINUTE, clock.now_ns)
     assert {key: slot.requests for key, slot in read.groups.items()} == {
