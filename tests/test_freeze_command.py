@@ -22,6 +22,7 @@ from tests.helpers.procs import free_port
 MS = 1_000_000
 CURVE = Curve(((100, 50 * MS), (4_000, 900 * MS)), observed=(100, 4_000), samples=412)
 BIMODAL = Curve(((100, 50 * MS),), observed=(100, 100), samples=300, bimodal=True, fast_share=0.31)
+NET = Curve(((100, 50 * MS),), observed=(100, 100), samples=300, net_of_cache=True)
 
 app = typer.Typer()
 register(app)
@@ -123,6 +124,28 @@ def test_only_what_was_asked_for(out: Path, arguments: tuple[str, ...], written:
     with admin(TOLD) as (url, _):
         assert run("--admin", url, "--out", out, *arguments).exit_code == 0
     assert [(each.backend, each.model) for each in read_curves(str(out)).curves] == written
+
+
+def test_another_backends_curves_are_not_written(out: Path) -> None:
+    with admin(TOLD) as (url, _):
+        done = run("--admin", url, "--out", out, "--backend", "canary")
+    assert (done.exit_code, out.exists()) == (1, False)
+    assert "vllm" not in done.stderr
+
+
+def test_a_curve_net_of_cache_hits_says_so(out: Path) -> None:
+    with admin({"prefill": [pair("vllm", "llama", NET)]}) as (url, _):
+        done = run("--admin", url, "--out", out)
+    assert done.exit_code == 0
+    assert "prompt tokens that were not cached" in done.stderr
+
+
+def test_the_environments_proxy_is_not_asked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with admin(TOLD) as (url, _):
+        assert run("--admin", url, "--out", out).exit_code == 0
 
 
 def test_the_token_is_sent(out: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from proxy.settings.slo import LearnedTtft, Slo
 from scoring.prefill import Curve
 from tests.control.facts import MS, T0, UNIX, S, at, facts, streamed, table
 from tests.control.test_api import serving
-from tests.helpers.curves import flat
+from tests.control.test_process import Running
+from tests.control.test_reload_curves import SETTINGS
+from tests.helpers.curves import flat, learned
 
 PAIR = Pair("default", "llama")
 
@@ -115,8 +118,8 @@ TEACH = {  # the stream -> (taught, unreported, disturbed)
 def test_which_streams_teach(control: Controller, said: str) -> None:
     stream, want = TEACH[said]
     control.feed(FactsBatch([stream]))
-    learned = control.prefills.pairs[PAIR if want else Pair("default", "")]
-    assert (learned.taught, learned.unreported, learned.disturbed) == (want or (1, 0, 0))
+    kept = control.prefills.pairs[PAIR if want else Pair("default", "")]
+    assert (kept.taught, kept.unreported, kept.disturbed) == (want or (1, 0, 0))
 
 
 NOTHING = {
@@ -211,9 +214,44 @@ def test_without_being_asked_one_is_fitted_at_a_time(control: Controller) -> Non
     teach(control, 1)
     teach(control, 1, model="other")
     refresh(control, asked=False)
-    assert [learned.fit is None for learned in control.prefills.pairs.values()] == [False, True]
+    assert [kept.fit is None for kept in control.prefills.pairs.values()] == [False, True]
     refresh(control, asked=False)
-    assert all(learned.fit for learned in control.prefills.pairs.values())
+    assert all(kept.fit for kept in control.prefills.pairs.values())
+
+
+def test_the_one_that_waits_longest_is_fitted_first(control: Controller, clock: Clock) -> None:
+    for model in ("first", "second"):
+        teach(control, 1, model=model)
+        refresh(control, asked=False)
+        clock.ns += S
+    for model in ("second", "first"):
+        teach(control, 1, model=model)
+    clock.ns += REFIT_NS
+    refresh(control, asked=False)
+    seen = {pair.model: kept.fit and kept.fit.seen for pair, kept in control.prefills.pairs.items()}
+    assert seen == {"first": 2, "second": 1}
+
+
+def test_what_is_fitted_is_a_copy(control: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[object] = []
+
+    def curve(learner: object, _: int) -> Curve:
+        fitted.append(learner)
+        return flat(S)
+
+    monkeypatch.setattr("proxy.control.prefills.PrefillLearner.curve", curve)
+    teach(control)
+    refresh(control)
+    assert len(fitted) == 1
+    assert fitted[0] is not control.prefills.pairs[PAIR].learner
+
+
+def test_requests_that_name_no_model_have_their_times_too(control: Controller) -> None:
+    teach(control, 3, model=None)
+    refresh(control)
+    fit = control.prefills.pairs[Pair("default", "")].fit
+    assert fit is not None
+    assert fit.tbt_p50_s == pytest.approx(0.02, rel=0.01)
 
 
 def test_a_fit_that_fails_is_a_reason_and_ends_nothing(
@@ -281,7 +319,34 @@ def test_the_first_rules_file_is_what_the_gauge_compares_with(control: Controlle
     assert shown.frozen[1].prefill_drift == pytest.approx(gauge.prefill / 1000, rel=0.01)
 
 
+def test_a_pair_that_left_has_no_drift(control: Controller) -> None:
+    teach(control)
+    refresh(control)
+    control.prefills.freeze([frozen_slo(flat(S))])
+    assert control.snapshot().drifts
+    control.feed(FactsBatch([took(100, model=f"m{number}") for number in range(PAIRS)]))
+    assert control.snapshot().drifts == ()
+
+
+def test_where_nothing_can_be_compared_there_is_no_drift(control: Controller) -> None:
+    control.feed(FactsBatch([streamed(at(100), of={"usage": Usage(prompt=9)})]))  # no time between tokens
+    refresh(control)
+    control.prefills.freeze([frozen_slo(flat(S))])
+    assert control.snapshot().drifts == ()
+
+
 # ---------------------------------------------------------------- /api/curves
+
+
+def test_a_process_knows_from_its_start_what_is_frozen(tmp_path: Path) -> None:
+    learned(tmp_path / "curves.yaml", ("vllm", "m", 100 * MS))
+    process = Running(tmp_path, SETTINGS)
+    try:
+        process.connect()
+        (pair,) = process.get("/api/curves")["prefill"]
+        assert (pair["backend"], pair["live"], pair["frozen"][0]["slos"]) == ("vllm", None, ["chat"])
+    finally:
+        process.close()
 
 
 def test_the_api_fits_what_is_new_and_what_it_tells_can_be_frozen(control: Controller) -> None:
