@@ -91,7 +91,7 @@ class SloSpec(Struct, frozen=True, omit_defaults=True):
     quadratic: tuple[int, int, int] | None = None
     curves: tuple[LearnedCurve, ...] = ()
     slack_ns: int = 0  # of ``curves``
-    live: bool = False  # its curves are those learned now, put here by control; none until then
+    live: bool = False  # learned curves are shown beside it, and judge nothing: the fallback is promised
     pages: bool = True  # False: shown and compared, but nobody is woken by it
 
 
