@@ -45,7 +45,6 @@ bench: $(VENV)/.installed
 
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
 	$(BIN)/python -m deploy.fuzz --seconds $(SECONDS)
 
 docs: $(VENV)/.installed

@@ -295,7 +295,7 @@ def _line(
     steps = np.concatenate((touch[touches], enter[enters]))
     slopes = np.concatenate((-np.abs(pace[touches]), np.abs(pace[enters])))
     jumps = np.concatenate((drop, np.zeros(len(steps) - len(drop))))
-    order = steps.argsort(kind="stable")
+    order = np.lexsort((-jumps, steps))  # where several meet, those that rise to the curve come first
     steps, slopes, jumps = steps[order], slopes[order], jumps[order]
     first = reward.total(at_low)
     slope = float(pace[~below & ~far].sum())
@@ -303,6 +303,8 @@ def _line(
     totals += np.cumsum(jumps) - np.minimum(jumps, 0.0)  # what sinks at a step is still on the curve there
     now = reward.total(excess / spread)
     candidates = [(first - now, low)]
+    if low <= 0 <= high:
+        candidates.append((0.0, 0.0))
     # Counted again at the step itself: running sums of large numbers choose well but do not add up exactly.
     for step in [high, *([float(steps[totals.argmax()].clip(low, high))] if len(steps) else [])]:
         candidates.append((reward.total((excess - step * along) / spread) - now, step))

@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def fuzz(given: argparse.Namespace) -> int:
     """Exit status 0; 1 when something broke; 2 when it cannot run."""
     if importlib.util.find_spec("atheris") is None:
-        print("atheris is missing: pip install -e '.[fuzz]'", file=sys.stderr)
+        print("atheris is missing: pip install -e '.[dev]'", file=sys.stderr)
         return 2
     out = given.out.resolve()
     before = set(out.glob("*"))

@@ -24,6 +24,7 @@ from proxy.relay.framing import SseDecoder
 from proxy.relay.ndjson import NdjsonDecoder
 from proxy.relay.streamtap import StreamTap
 from tests.helpers.taps import CHAT, DONE, chat
+from tests.helpers.vendors import library
 
 SSE, NDJSON, JSON, _ = CONTENT_TYPES
 ANSWER = chat(role="assistant") + chat("a") * 40 + chat(finish="stop") + DONE
@@ -151,8 +152,9 @@ def test_the_dictionary_is_one_that_libfuzzer_reads() -> None:
     assert all(line[0] == line[-1] == '"' and line.isascii() and '"' not in line[1:-1] for line in lines)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_a_short_run_guided_by_coverage(tmp_path: Path) -> None:
+    if importlib.util.find_spec("atheris") is None:
+        library("atheris")  # says so
     command = [
         sys.executable,
         "-m",
