@@ -9,17 +9,17 @@ import http.client
 import json
 import os
 import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from proxy.commands.admin import ADMIN, ask
+
 if TYPE_CHECKING:
     from proxy.curves import FrozenCurve
 
-_ADMIN: Final = "http://127.0.0.1:9464"
 _OUT: Final = "curves.yaml"
 #: All curves may have to be fitted first, each takes a moment.
 _WAIT_S: Final = 30.0
@@ -45,7 +45,7 @@ file is in the way or cannot be written."""
 
 
 def freeze(
-    admin: Annotated[str, typer.Option(metavar="URL", help="The admin listener.")] = _ADMIN,
+    admin: Annotated[str, typer.Option(metavar="URL", help="The admin listener.")] = ADMIN,
     token_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The file of admin.token_file, where readers need a token."),
@@ -114,15 +114,9 @@ def _token(file: str | None) -> str | None:
 
 def _ask(url: str, token: str | None) -> list[dict[str, Any]]:
     """What ``/api/curves`` tells; ends the command with the reason where it does not."""
-    # Through no proxy of the environment, and never elsewhere with the token.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
-        request = urllib.request.Request(url)
-        if token is not None:
-            request.add_header("Authorization", f"Bearer {token}")
-        with opener.open(request, timeout=_WAIT_S) as answer:
-            told = json.loads(answer.read(_ANSWER_MAX))["prefill"]
-            return [dict(each) for each in told]
+        told = json.loads(ask(url, token, timeout_s=_WAIT_S, most_bytes=_ANSWER_MAX))["prefill"]
+        return [dict(each) for each in told]
     except urllib.error.HTTPError as error:
         _refuse(f"{url} answered {error.code}: {_reason(error)}", _NOT_WRITTEN)
     except (OSError, http.client.HTTPException) as error:
@@ -135,13 +129,6 @@ def _ask(url: str, token: str | None) -> list[dict[str, Any]]:
     except (ValueError, TypeError, KeyError):
         _refuse(f"{url} is no admin listener of this version of Legato", _NOT_WRITTEN)
     raise AssertionError("unreachable")
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer, not an order."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """None: follow none."""
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

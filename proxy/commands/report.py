@@ -7,18 +7,17 @@ import json
 import sys
 import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from proxy.commands.admin import ADMIN, ask
 from proxy.units import parse_duration
 
 if TYPE_CHECKING:
     from proxy.commands.morning import Section
 
-_ADMIN: Final = "http://127.0.0.1:9464"
 _FAILED: Final = 1
 _TIMEOUT_S: Final = 20
 _BODY_MAX: Final = 64 * 1024 * 1024
@@ -54,7 +53,7 @@ def report(
     ] = False,
     admin: Annotated[
         str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
-    ] = _ADMIN,
+    ] = ADMIN,
     token_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
@@ -93,7 +92,7 @@ def _base(admin: str) -> str:
     except ValueError:  # a port that is none
         fits = False
     if not fits or parts.query or parts.fragment or parts.username:
-        mend = f"give a URL such as {_ADMIN}"
+        mend = f"give a URL such as {ADMIN}"
         raise typer.BadParameter(
             f"{admin!r} is not the URL of an admin listener: {mend}", param_hint="--admin"
         )
@@ -113,22 +112,10 @@ def _token(path: str | None) -> str | None:
     return token
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A token goes to the host that was named, and nowhere else."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leave a redirect as the error that it is."""
-
-
 def _get(base: str, path: str, query: dict[str, str], token: str | None) -> Any:
-    request = urllib.request.Request(f"{base}{path}?{urllib.parse.urlencode(query)}")
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
-    # Never by the proxy of http_proxy: the admin listener is near.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    url = f"{base}{path}?{urllib.parse.urlencode(query)}"
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return _decoded(base, answer.read(_BODY_MAX))
+        return _decoded(base, ask(url, token, timeout_s=_TIMEOUT_S, most_bytes=_BODY_MAX))
     except urllib.error.HTTPError as error:
         raise Unread(_refused(base, error)) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
