@@ -23,7 +23,6 @@ from msgspec import Raw, Struct
 from proxy.link import Usage
 from proxy.relay.dialects.base import (
     ANSWER,
-    BROKEN,
     EVENTS,
     RANKS,
     REASONING,
@@ -34,7 +33,7 @@ from proxy.relay.dialects.base import (
     SomeText,
     count,
     error_word,
-    identifier,
+    inner_id,
     loose,
     plainly,
     utf8_size,
@@ -113,13 +112,8 @@ class _Plain(Struct, gc=False):
     delta: _PlainDelta
 
 
-class _Named(Struct, gc=False):
-    id: object = None
-
-
 _decode: Final = msgspec.json.Decoder(Event).decode
 _decode_plain: Final = msgspec.json.Decoder(_Plain).decode
-_decode_named: Final = msgspec.json.Decoder(_Named).decode
 
 
 class AnthropicMessages:
@@ -144,13 +138,7 @@ class AnthropicMessages:
     @staticmethod
     def response_id(fields: Fields) -> str | None:
         """``message.id``, on the first event."""
-        message: Raw | None = fields.get("message")
-        if message is None:
-            return None
-        try:
-            return identifier(_decode_named(message).id)
-        except BROKEN:
-            return None
+        return inner_id(fields, "message")
 
     @staticmethod
     def quick(data: bytes) -> int:

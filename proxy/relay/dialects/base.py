@@ -80,6 +80,12 @@ class Reading(Struct):
     error: str | None = None
 
 
+class _Named(Struct, gc=False):
+    id: object = None
+
+
+_decode_named: Final = msgspec.json.Decoder(_Named).decode
+
 #: An event's top-level fields, undecoded.
 Fields = Mapping[str, Raw]
 
@@ -169,6 +175,17 @@ def plainly(fields: Fields, name: str) -> Any:
 def identifier(value: object) -> str | None:
     """A response's id, if it can be one."""
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def inner_id(fields: Fields, name: str) -> str | None:
+    """The ``id`` of the object in one top-level field, the rest of which is skipped."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return identifier(_decode_named(raw).id)
+    except BROKEN:
+        return None
 
 
 def count(value: object) -> int | None:

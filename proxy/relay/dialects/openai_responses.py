@@ -16,12 +16,11 @@ import json
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from proxy.link import Usage
 from proxy.relay.dialects.base import (
     ANSWER,
-    BROKEN,
     EVENTS,
     LOGPROBS,
     RANKS,
@@ -35,7 +34,7 @@ from proxy.relay.dialects.base import (
     SomeText,
     count,
     error_word,
-    identifier,
+    inner_id,
     loose,
     plainly,
     utf8_size,
@@ -108,13 +107,8 @@ class _Plain(Struct, gc=False):
     logprobs: NoItems = None
 
 
-class _Named(Struct, gc=False):
-    id: object = None
-
-
 _decode: Final = msgspec.json.Decoder(Event).decode
 _decode_plain: Final = msgspec.json.Decoder(_Plain).decode
-_decode_named: Final = msgspec.json.Decoder(_Named).decode
 
 
 class OpenAIResponses:
@@ -139,13 +133,7 @@ class OpenAIResponses:
     @staticmethod
     def response_id(fields: Fields) -> str | None:
         """``response.id``, from the first event on."""
-        response: Raw | None = fields.get("response")
-        if response is None:
-            return None
-        try:
-            return identifier(_decode_named(response).id)
-        except BROKEN:
-            return None
+        return inner_id(fields, "response")
 
     @staticmethod
     def quick(data: bytes) -> int:
