@@ -22,7 +22,6 @@ from proxy.control.store import Store
 from proxy.control.windows import WindowBook
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
-from scoring.outcome import Outcome
 
 _log = logging.getLogger("legato.control")
 
@@ -107,10 +106,7 @@ class Controller:
     def _book(self, batch: Sequence[Settled]) -> None:
         self.windows.advance(self._unix_ns())
         for settled in batch:
-            # One by one: the windows must find the cap as the ledger left it with this request.
-            self.ledger.fold((settled,))
-            key = self.ledger.cap.admit(settled.group, new=settled.outcome is not Outcome.REJECTED)
-            self.windows.add(key, settled)
+            self.windows.add(self.ledger.add(settled), settled)
 
     @property
     def learned(self) -> PromptModels | None:

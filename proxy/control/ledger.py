@@ -166,7 +166,7 @@ class GroupBook:
 
 
 class Ledger:
-    """All groups.  ``fold`` is the only way in."""
+    """All groups.  ``add`` is the only way in."""
 
     def __init__(self, slos: Sequence[SloSpec], limit: int = GROUP_LIMIT) -> None:
         self.cap = GroupCap(limit)
@@ -178,14 +178,19 @@ class Ledger:
     def fold(self, batch: Iterable[Settled]) -> None:
         """Book a batch of settled requests."""
         for settled in batch:
-            key = self.cap.admit(settled.group, new=settled.outcome is not Outcome.REJECTED)
-            book = self.groups.get(key)
-            if book is None:
-                book = self.groups[key] = GroupBook(self._bounds)
-            book.add(settled)
-            if settled.unmeasured is not None:
-                self._count_unmeasured(settled.unmeasured)
-            self.settled += 1
+            self.add(settled)
+
+    def add(self, settled: Settled) -> GroupKey:
+        """Book one; returns the labels under which it was booked."""
+        key = self.cap.admit(settled.group, new=settled.outcome is not Outcome.REJECTED)
+        book = self.groups.get(key)
+        if book is None:
+            book = self.groups[key] = GroupBook(self._bounds)
+        book.add(settled)
+        if settled.unmeasured is not None:
+            self._count_unmeasured(settled.unmeasured)
+        self.settled += 1
+        return key
 
     def set_slos(self, slos: Sequence[SloSpec]) -> None:
         """The deadlines changed: they become boundaries of the histograms from now on."""
