@@ -5,7 +5,8 @@ set -euo pipefail
 
 packages=(
   openssl    # certificates and handshakes from outside
-  prometheus # promtool, which judges /metrics (a Debian host with systemd also starts its server: disable it)
+  prometheus # it scrapes us, and promtool judges /metrics (with systemd its server starts too: disable it)
+  redis-server # one view of many hosts (as above)
 )
 
 missing=()

@@ -20,6 +20,7 @@ from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos
 from proxy.settings.models import Admin, Backend, Config, Route, Timeouts
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
 from proxy.settings.slo import TTFT_WAYS, LearnedTtft, QuadraticTtft, Slo
+from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis
 from proxy.settings.tree import Loc, Tree, read_file
 from proxy.settings.types import Unit, shown, write
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from proxy.curves import FrozenCurves
 
 __all__ = [
+    "DEFAULT_TRACE_RATIO",
     "FLAGS",
     "Admin",
     "Backend",
@@ -36,7 +38,9 @@ __all__ = [
     "ConfigProblem",
     "LearnedTtft",
     "Match",
+    "Otel",
     "QuadraticTtft",
+    "Redis",
     "Route",
     "Slo",
     "Timeouts",
@@ -82,7 +86,7 @@ def load(boot: Boot | Mapping[str, Any], environ: Mapping[str, str] | None = Non
     config = _validated(tree)
     if tree.problems:
         raise ConfigErrors(_in_order(tree.problems))
-    return _with_tokens(config)
+    return _with_secrets(config)
 
 
 def _validated(tree: Tree) -> Config:
@@ -185,6 +189,15 @@ def _promises(config: Config) -> Config:
     return config.model_copy(update={"slos": slos})
 
 
+def _with_secrets(config: Config) -> Config:
+    redis = config.redis
+    if redis.url is None and redis.url_file is not None:
+        with open(redis.url_file, encoding="utf-8") as file:
+            url = SecretStr(file.readline().strip())
+        config = config.model_copy(update={"redis": redis.model_copy(update={"url": url})})
+    return _with_tokens(config)
+
+
 def _with_tokens(config: Config) -> Config:
     admin = config.admin
     read = {}
@@ -251,7 +264,9 @@ def redacted(config: Config) -> dict[str, Any]:
 
 def restart_needed(old: Config, new: Config) -> list[str]:
     """The settings whose change a reload cannot carry out: their names, empty if there are none."""
-    out = [name for name in ("listen", "workers") if getattr(old, name) != getattr(new, name)]
+    out = [
+        name for name in ("listen", "workers", "redis", "otel") if getattr(old, name) != getattr(new, name)
+    ]
     if old.admin.listen != new.admin.listen:
         out.append("admin.listen")
     if (old.tls.cert_file is None) != (new.tls.cert_file is None):

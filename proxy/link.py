@@ -108,6 +108,16 @@ class Timeouts(Struct, frozen=True, omit_defaults=True):
     drain_ns: int = 600_000_000_000
 
 
+class Tracing(Struct, frozen=True, omit_defaults=True):
+    """Requests take part in traces (W3C Trace Context).
+
+    ``ratio``: share of the traces sampled where the client has not decided; ``propagate``: tell the upstream.
+    """
+
+    ratio: float
+    propagate: bool = True
+
+
 class Table(Struct, frozen=True, tag=True):
     """All that a worker needs to know; replaced whole, never mutated (protocol: the first frame down)."""
 
@@ -131,6 +141,7 @@ class Table(Struct, frozen=True, tag=True):
     arrivals_cap: int = 20_000  # events kept per stream; beyond it they are thinned
     tls_cert_file: str | None = None  # the data listener's own certificate
     tls_key_file: str | None = None
+    tracing: Tracing | None = None  # None: no ids are drawn and no header is touched
 
 
 class Ack(Struct, frozen=True, tag=True):
@@ -190,6 +201,29 @@ class Usage(Struct, frozen=True, array_like=True):
     reasoning: int | None = None
 
 
+class TraceIds(Struct, frozen=True, array_like=True):
+    """A request's place in its trace (``Facts.trace_id``): span ids of 16 hex digits, drawn at the start.
+
+    ``parent`` is the client's span, ``server`` ours of the whole request, ``client`` ours of the request sent
+    upstream, a child of ``server``.  ``theirs``: the client decided on ``sampled``, else the ratio did.
+    """
+
+    server: str
+    client: str
+    parent: str | None = None
+    sampled: bool = False
+    theirs: bool = False
+    state: str | None = None  # tracestate, as the client sent it
+
+
+class Asked(Struct, frozen=True, array_like=True):
+    """What a request asked of sampling, where it said so."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
 class ChoiceScore(Struct, frozen=True, array_like=True):
     """One choice's score as the tap kept it while it streamed: exact also where arrivals were thinned.
 
@@ -237,6 +271,7 @@ class Stream(Struct, array_like=True):
     broken: int = 0  # events that could not be read, skipped (not output as far as is known)
     several: bool = False  # some event told more than one token (token ids, logprobs, running usage)
     reported: tuple[int, ...] = ()  # per choice, in the order of ``choices``: the server's own count, or -1
+    model: str | None = None  # as the response names it, cut to a bound
 
 
 class Facts(Struct, array_like=True):
@@ -287,6 +322,8 @@ class Facts(Struct, array_like=True):
     lags: tuple[tuple[int, int], ...] = ()  # [from_ns, to_ns]: our own loop was late, the longest spans
     prompt_text_bytes: int = 0  # 0: unknown, or the prompt was not text alone
     connected_ns: int | None = None  # the connection that carried the request was ready (a kept one: taken)
+    trace: TraceIds | None = None  # None: tracing is not configured
+    asked: Asked | None = None  # only where tracing is configured
 
 
 class FactsBatch(Struct, tag=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from proxy import link
-from proxy.config import Backend, Config, LearnedTtft, Match, QuadraticTtft, Slo
+from proxy.config import DEFAULT_TRACE_RATIO, Backend, Config, LearnedTtft, Match, QuadraticTtft, Slo
 from scoring.deadlines import LONGEST_NS
 
 
@@ -34,7 +34,16 @@ def build_table(config: Config, version: int) -> link.Table:
         arrivals_cap=config.arrivals_cap,
         tls_cert_file=config.tls.cert_file,
         tls_key_file=config.tls.key_file,
+        tracing=_tracing(config),
     )
+
+
+def _tracing(config: Config) -> link.Tracing | None:
+    otel = config.otel
+    if otel.endpoint is None:
+        return None
+    ratio = otel.traces.ratio
+    return link.Tracing(DEFAULT_TRACE_RATIO if ratio is None else ratio, otel.traces.propagate)
 
 
 def _backend(name: str, backend: Backend) -> link.BackendSpec:

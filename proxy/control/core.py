@@ -19,7 +19,7 @@ from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.shares import Shares
 from proxy.control.snapshot import SloStats, Snapshot
 from proxy.control.store import Store
-from proxy.control.windows import WindowBook
+from proxy.control.windows import Booked, WindowBook
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
 
@@ -32,10 +32,17 @@ class Sink(Protocol):
     def __call__(self, batch: Sequence[Settled], /) -> None: ...
 
 
+class Fleet(Protocol):
+    """Who shares what is booked here with other hosts; must not wait, must not raise."""
+
+    def booked(self, booked: Booked, /) -> None: ...
+    def hello(self, hello: Hello, /) -> None: ...
+
+
 class Controller:
     """See the module.  ``feed`` takes a worker's message as the link would, ``snapshot`` is what readers see.
 
-    ``sinks`` are called with each settled batch (access log, trace log).
+    ``sinks`` are called with each settled batch (access log, trace log, spans), the fleet with each booking.
     """
 
     def __init__(
@@ -65,7 +72,8 @@ class Controller:
         self.link_errors = 0
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
-        self._sinks = tuple(sinks)
+        self._sinks = list(sinks)
+        self._fleet: Fleet | None = None
         self._export_failures: list[Callable[[], dict[str, int]]] = []
         self._dropped: list[Callable[[], dict[str, int]]] = []
         self._failures = 0
@@ -88,6 +96,8 @@ class Controller:
 
     def hello(self, hello: Hello) -> Worker:
         """A worker connected."""
+        if self._fleet is not None:
+            self._fleet.hello(hello)
         return self.workers.hello(hello)
 
     def facts(self, worker: Worker, batch: list[Facts]) -> None:
@@ -105,8 +115,11 @@ class Controller:
 
     def _book(self, batch: Sequence[Settled]) -> None:
         self.windows.advance(self._unix_ns())
+        fleet = self._fleet
         for settled in batch:
-            self.windows.add(self.ledger.add(settled), settled)
+            booked = self.windows.add(self.ledger.add(settled), settled)
+            if fleet is not None:
+                fleet.booked(booked)
 
     @property
     def learned(self) -> PromptModels | None:
@@ -166,6 +179,14 @@ class Controller:
             )
 
     # ------------------------------------------------------------ what readers see
+
+    def join(self, fleet: Fleet) -> None:
+        """Share what is booked from now on."""
+        self._fleet = fleet
+
+    def add_sink(self, sink: Sink) -> None:
+        """Hand every settled batch from now on to one more."""
+        self._sinks.append(sink)
 
     def watch_exporter(
         self, failures: Callable[[], dict[str, int]], dropped: Callable[[], dict[str, int]]

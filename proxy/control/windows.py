@@ -45,6 +45,14 @@ class Windowed(NamedTuple):
     end_ns: int
 
 
+class Booked(NamedTuple):
+    """One request as it was booked; ``at_ns``: its end, wall clock."""
+
+    key: GroupKey
+    at_ns: int
+    booking: Booking
+
+
 class _Sample:
     """Of which requests the miss-rate curve is computed: every n-th, n from the slot before."""
 
@@ -78,8 +86,8 @@ class WindowBook:
         """Time went on; about once a second."""
         self.windows.advance(now_ns)
 
-    def add(self, key: GroupKey, settled: Settled) -> None:
-        """Book a request under the key under which the ledger has it."""
+    def add(self, key: GroupKey, settled: Settled) -> Booked:
+        """Book a request under the key under which the ledger has it; returns what was booked, and when."""
         at_ns = settled.facts.received_unix_ns + settled.facts.end_ns - settled.facts.received_ns
         curve = None
         if settled.score is not None and settled.score.fluidity is not None:
@@ -87,7 +95,9 @@ class WindowBook:
             if sample is None:
                 sample = self._samples[key] = _Sample(at_ns // TEN_NS)
             curve = _curve(settled) if sample.take(at_ns // TEN_NS) else None
-        self.windows.add(key, at_ns, booking_of(settled, curve))
+        booking = booking_of(settled, curve)
+        self.windows.add(key, at_ns, booking)
+        return Booked(key, at_ns, booking)
 
     @property
     def keys(self) -> tuple[GroupKey, ...]:

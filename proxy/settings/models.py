@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr
 
 from proxy.settings.base import Match, Settings
 from proxy.settings.slo import Slo
+from proxy.settings.telemetry import Otel, Redis
 from proxy.settings.types import (
     DialectName,
     Duration,
@@ -263,6 +264,8 @@ class Config(Settings):
     trace_log_max: Size = Field(
         default=100 * _MIB, description="The trace log is rotated (to `.1`) at this size."
     )
+    redis: Redis = Field(default=Redis(), description="One view of many hosts.")
+    otel: Otel = Field(default=Otel(), description="OpenTelemetry: spans and metrics over OTLP.")
     watch: Switch = Field(default=False, description="Reload when the file changed, as SIGHUP does.")
 
 
@@ -270,6 +273,4 @@ class Config(Settings):
 NOT_YET = {
     "experiment": "comparing two backends",
     "alerts": "alerts",
-    "redis": "Redis",
-    "otel": "OpenTelemetry export",
 }

@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 #: program -> Debian package that brings it (``.ci/debian.sh`` installs them)
-PACKAGES = {"promtool": "prometheus", "openssl": "openssl"}
+PACKAGES = {"promtool": "prometheus", "openssl": "openssl", "redis-cli": "redis-tools"}
 
 
 def need(program: str) -> str:

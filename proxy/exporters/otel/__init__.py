@@ -1,0 +1,1 @@
+"""Spans and metrics over OTLP.  The only package that knows OpenTelemetry."""
