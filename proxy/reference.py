@@ -41,6 +41,8 @@ makes of a service named `legato` (`LEGATO_PORT`, `LEGATO_SERVICE_HOST` and so o
 count from the working directory. Secrets are in files or variables, never in the configuration or in flags.
 """
 
+#: What a mapping's names and values are, where they are not a header and a glob.
+_MAPPINGS = {"split": "name: percent", "record_headers": "name: header", "attributes": "name: text"}
 _TABLE = "| setting | what one writes | default | meaning |\n|---|---|---|---|"
 
 
@@ -118,13 +120,7 @@ def _kind(model: type[BaseModel], name: str) -> str:
         if get_origin(option) is Literal:
             return " or ".join(f"`{word}`" for word in get_args(option))
         if get_origin(option) is dict:
-            return (
-                "name: percent"
-                if name == "split"
-                else "name: header"
-                if name == "record_headers"
-                else "header: glob"
-            )
+            return _MAPPINGS.get(name, "header: glob")
     if unit is not None and unit.hint:
         return unit.hint
     if name == "model":

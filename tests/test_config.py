@@ -166,6 +166,7 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
             bytes_per_token: 3.5
             measure: off
             arrivals_cap: 100
+            otel: {endpoint: http://collector:4318, traces: {ratio: 50%, propagate: off}}
             """
         )
     )
@@ -178,6 +179,7 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
     first, second = table.backends
     assert unset(table) == set()
     assert unset(table.timeouts) == set()
+    assert table.tracing == link.Tracing(0.5, False)
     assert set.intersection(*(unset(slo) for slo in table.slos)) == set(), "each of them is set in one"
     assert unset(table.slos[0].match) == set()
     assert unset(first) & unset(second) == set(), "each of them is set in one or the other"
