@@ -128,7 +128,10 @@ def serve(
         "file": config or default_file(),
         "flags": {name: value for name, value in given.items() if value is not None},
     }
-    start = {**boot, "bind": _bind(_load(boot))}
+    read = _load(boot)
+    for sentence in read.notes:
+        typer.echo(f"legato: {sentence}", err=True)
+    start = {**boot, "bind": _bind(read)}
     sys.stdout.flush()
     sys.stderr.flush()
     # -P: modules come from where this one is installed, never from the working directory.
@@ -189,7 +192,7 @@ def _bind(config: Config) -> dict[str, Any]:
 
 
 def _summary(path: str | None, config: Config) -> str:
-    from proxy.config import cares
+    from proxy.config import cares, destinations
     from proxy.words import conditions, promise
 
     scheme = "https" if config.tls.cert_file else "http"
@@ -204,6 +207,7 @@ def _summary(path: str | None, config: Config) -> str:
         rest = "everything else" if config.routes else "everything"
         rows.append(("route", f"{rest} -> {next(iter(config.backends))}"))
     rows += [("slo", promise(slo)) for slo in config.slos]
+    rows += destinations(config)
     rows += [("care", sentence) for sentence in cares(config)]
     return "\n".join(
         [f"ok: {path or 'defaults and variables'}", *(f"  {kind:<8} {text}" for kind, text in rows)]

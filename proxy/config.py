@@ -1,9 +1,10 @@
 """The only reader of files and of the environment: file + variables + flags -> one frozen ``Config``.
 
-Precedence: flags over variables over the file over defaults.  Everything that is wrong is reported at once
-(``ConfigErrors``), each problem with its place, its value and the mend.  All times are integer nanoseconds,
-sizes bytes, ratios floats.  Paths of files to read (certificates, tokens) count from the configuration file's
-folder, where it names them; everything else from the working directory.
+Precedence: flags over variables over the file over OpenTelemetry's standard variables over defaults.
+Everything that is wrong is reported at once (``ConfigErrors``), each problem with its place, its value and
+the mend.  All times are integer nanoseconds, sizes bytes, ratios floats.  Paths of files to read
+(certificates, tokens) count from the configuration file's folder, where it names them; everything else from
+the working directory.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from proxy.settings.base import Match
 from proxy.settings.checks import cares, findings, take_out_later
 from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
 from proxy.settings.models import Admin, Backend, Config, Route, Timeouts
+from proxy.settings.outside import destinations, read_headers, read_url, settle_url, url_of
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
+from proxy.settings.redis_url import RedisUrl, parse_redis_url
 from proxy.settings.slo import TTFT_WAYS, LearnedTtft, QuadraticTtft, Slo
+from proxy.settings.standard import add_off, add_standard
 from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis
-from proxy.settings.tree import Loc, Tree, read_file
+from proxy.settings.tree import Loc, Tree, is_secret, read_file
 from proxy.settings.types import Unit, shown, write
 
 if TYPE_CHECKING:
@@ -41,12 +45,16 @@ __all__ = [
     "Otel",
     "QuadraticTtft",
     "Redis",
+    "RedisUrl",
     "Route",
     "Slo",
     "Timeouts",
     "cares",
     "default_file",
+    "destinations",
     "load",
+    "parse_redis_url",
+    "read_headers",
     "redacted",
     "restart_needed",
     "watched_files",
@@ -79,14 +87,20 @@ def load(boot: Boot | Mapping[str, Any], environ: Mapping[str, str] | None = Non
     path = boot.get("file")
     if path is not None:
         read_file(tree, str(path))
-    add_variables(tree, os.environ if environ is None else environ)
+    variables = os.environ if environ is None else environ
+    add_variables(tree, variables)
     add_flags(tree, cast("Mapping[str, Any]", boot.get("flags") or {}))
     take_out_later(tree)
+    add_off(tree)
+    settle_url(tree)
+    add_standard(tree, variables)
     complete_slos(tree)
     config = _validated(tree)
     if tree.problems:
         raise ConfigErrors(_in_order(tree.problems))
-    return _with_secrets(config)
+    config = _with_secrets(config)
+    config.note(tuple(tree.notes))
+    return config
 
 
 def _validated(tree: Tree) -> Config:
@@ -105,7 +119,10 @@ def _validated(tree: Tree) -> Config:
     config = _promises(config)
     for loc, mend in findings(config, tree):
         if not any(loc[: len(bad)] == bad or bad[: len(loc)] == loc for bad in tree.bad):
-            tree.problem(loc, mask(mend), value="***" if loc[-1] in ("token", "write_token") else None)
+            if tree.place(loc).startswith("OTEL_"):  # a standard variable stops nothing
+                tree.notes.append(f"{tree.place(loc)}: {mask(mend)}")
+            else:
+                tree.problem(loc, mask(mend))
     return config
 
 
@@ -157,6 +174,8 @@ def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
     if kind == "value_error":
         return loc, mask(str(found["ctx"]["error"]))
     text = mask(shown(value))
+    if isinstance(value, str) and is_secret(loc):
+        text = "what is written"
     if kind == "extra_forbidden":
         known = names_at(loc[:-1]) if way is None else list(way.names)
         meant = suggest(str(loc[-1]), known)
@@ -192,9 +211,8 @@ def _promises(config: Config) -> Config:
 def _with_secrets(config: Config) -> Config:
     redis = config.redis
     if redis.url is None and redis.url_file is not None:
-        with open(redis.url_file, encoding="utf-8") as file:
-            url = SecretStr(file.readline().strip())
-        config = config.model_copy(update={"redis": redis.model_copy(update={"url": url})})
+        update = {"url": read_url(redis.url_file)}
+        config = config.model_copy(update={"redis": redis.model_copy(update=update)})
     return _with_tokens(config)
 
 
@@ -259,6 +277,8 @@ def redacted(config: Config) -> dict[str, Any]:
     out = as_written(config)
     for backend in out["backends"].values():
         backend["url"] = mask(backend["url"])
+    if (url := url_of(config.redis)) is not None:
+        out["redis"]["url"] = url.shown()
     return out
 
 
@@ -277,7 +297,8 @@ def restart_needed(old: Config, new: Config) -> list[str]:
 def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, ...]:
     """Every file to look at: the configuration, certificates, tokens; with ``watch`` learned curves too.
 
-    (Certificates are read again whenever they change, everything else by a reload only.)
+    (Certificates are read again whenever they change, everything else by a reload only.  What ``redis`` and
+    ``otel`` name is not among them: it is read at start only.)
     """
     files = [boot.get("file"), config.tls.cert_file, config.tls.key_file]
     files += [config.admin.token_file, config.admin.write_token_file]

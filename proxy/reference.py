@@ -15,6 +15,7 @@ from proxy.config import unit_of
 from proxy.settings.layers import FLAGS, OTHER_VARIABLES, SHORT, variable
 from proxy.settings.models import NOT_YET, Config
 from proxy.settings.slo import PromptRange, SloMatch
+from proxy.settings.standard import BY_THE_LIBRARY, NOT_READ, STANDARD
 from proxy.settings.types import write
 
 TARGET = Path(__file__).with_name("CONFIG.md")
@@ -24,7 +25,8 @@ _HEAD = f"""# Configuration reference
 
 Made by `{COMMAND}` from the settings themselves: do not edit.
 
-Flags win over variables, those over the file, and what none of them sets has its default. `legato check FILE`
+Flags win over variables, those over the file, and that over OpenTelemetry's standard variables; what none of
+them sets has its default. `legato check FILE`
 reports everything that is wrong at once, each problem with its place and the mend. SIGHUP (or `watch: on`)
 reloads; a bad file then changes nothing. *At start only*: a change needs a restart.
 
@@ -43,6 +45,8 @@ count from the working directory. Secrets are in files or variables, never in th
 
 #: What a mapping's names and values are, where they are not a header and a glob.
 _MAPPINGS = {"split": "name: percent", "record_headers": "name: header", "attributes": "name: text"}
+_STANDARD = """They fill in what the file, `LEGATO_` variables and flags leave out; an empty one counts as
+unset. A bad value of one is passed over: `legato check` says so, and `legato serve` at its start."""
 _TABLE = "| setting | what one writes | default | meaning |\n|---|---|---|---|"
 
 
@@ -63,9 +67,30 @@ def render() -> str:
         else:
             head = _path(name, field.annotation)
             sections += _section(head, model, field.description or "")
+    sections += _standard()
     later = ", ".join(f"`{name}`" for name in NOT_YET)
     later += ", `sticky`, a `split` over several backends."
     return "\n".join([*out, "", *sections, "## Known, and not in this version yet", "", later]) + "\n"
+
+
+def _standard() -> list[str]:
+    """OpenTelemetry's own variables."""
+    out = ["## OpenTelemetry's standard variables", "", _STANDARD, ""]
+    out += ["| variable | fills in | understood |", "|---|---|---|"]
+    for standard in STANDARD:
+        fills = ".".join(str(step) for step in standard.loc or ())
+        if not fills:
+            fills = "otel.traces.ratio" if "SAMPLER" in standard.name else ""
+        out.append(
+            f"| `{standard.name}` | {f'`{fills}`' if fills else 'all of it'} | {standard.understood} |"
+        )
+    library = ", ".join(f"`{name}`" for name in BY_THE_LIBRARY)
+    out += [
+        "",
+        f"OpenTelemetry's own library reads {library}: a setting goes before them where there is one.",
+    ]
+    not_read = ", ".join(f"`{name}`" for name in NOT_READ)
+    return [*out, f"Not read, and said so: {not_read}.", ""]
 
 
 def _section(head: str, model: type[BaseModel], description: str) -> list[str]:

@@ -39,11 +39,10 @@ def build_table(config: Config, version: int) -> link.Table:
 
 
 def _tracing(config: Config) -> link.Tracing | None:
-    otel = config.otel
-    if otel.endpoint is None:
+    if config.otel.traces_url is None:
         return None
-    ratio = otel.traces.ratio
-    return link.Tracing(DEFAULT_TRACE_RATIO if ratio is None else ratio, otel.traces.propagate)
+    traces = config.otel.traces
+    return link.Tracing(DEFAULT_TRACE_RATIO if traces.ratio is None else traces.ratio, traces.propagate)
 
 
 def _backend(name: str, backend: Backend) -> link.BackendSpec:

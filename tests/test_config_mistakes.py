@@ -263,7 +263,8 @@ def test_certificates_and_keys_must_belong_together(write: Any, tmp_path: Path) 
 
 _WORDS = """base per_token prompt_tokens min max live slack fallback
 listen admin backends url routes slos name match path ttft tbt tls timeouts connect 5s off http://a:1
-/v1/* split backend a 100 redis cert_file exclude token header workers << learned default e2e 90%"""
+/v1/* split backend a 100 redis cert_file exclude token header workers << learned default e2e 90%
+url_file redis://h otel endpoint traces ratio headers_file attributes protocol grpc metrics"""
 _words = st.sampled_from(_WORDS.split())
 _anything = st.recursive(
     _words | st.none() | st.integers() | st.text(max_size=3),

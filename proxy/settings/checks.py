@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from proxy.settings.base import Match
+from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls
+from proxy.settings.outside import cares_outside, otel_findings, redis_findings
 from proxy.settings.problems import suggest
 from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
 from proxy.settings.tree import Loc, Tree
@@ -55,9 +56,11 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     yield from _listeners(config)
     yield from _headers(config)
     yield from _listen_tls(config.tls)
+    yield from redis_findings(config.redis, tree)
+    yield from otel_findings(config.otel)
     for name in ("token_file", "write_token_file"):
         if (path := getattr(config.admin, name)) is not None:
-            yield from _readable(("admin", name), path)
+            yield from readable(("admin", name), path)
     for name in ("token", "write_token"):
         if not tree.place(("admin", name)).startswith("LEGATO_") and ("admin", name) in tree.places:
             yield (
@@ -109,58 +112,12 @@ def _backend_tls(loc: Loc, backend: Backend) -> Iterator[Finding]:
     if not tls.verify and tls.ca_file is not None:
         yield (*loc, "ca_file"), "a CA to trust, but verify is off: leave one of them out"
     if tls.ca_file is not None:
-        yield from _authority((*loc, "ca_file"), tls.ca_file)
-    yield from _pair(loc, tls.cert_file, tls.key_file, server=False)
+        yield from authority((*loc, "ca_file"), tls.ca_file)
+    yield from pair(loc, tls.cert_file, tls.key_file, server=False)
 
 
 def _listen_tls(tls: ListenTls) -> Iterator[Finding]:
-    yield from _pair(("tls",), tls.cert_file, tls.key_file, server=True)
-
-
-def _pair(loc: Loc, cert: str | None, key: str | None, *, server: bool) -> Iterator[Finding]:
-    if cert is None and key is None:
-        return
-    if cert is None or key is None:
-        has, needs = ("cert_file", "key_file") if key is None else ("key_file", "cert_file")
-        yield (*loc, has), f"{has} without {needs}: give both"
-        return
-    missing = [*_readable((*loc, "cert_file"), cert), *_readable((*loc, "key_file"), key)]
-    yield from missing
-    if missing:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_cert_chain(cert, key, password=lambda: "")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            yield (
-                (*loc, "key_file"),
-                f"{key!r} is not the key of the certificate {cert!r}: give the two that belong together",
-            )
-        else:
-            yield (
-                (*loc, "cert_file"),
-                f"{cert!r} with {key!r} is no PEM pair ({error.reason}): the key without a passphrase",
-            )
-
-
-def _authority(loc: Loc, path: str) -> Iterator[Finding]:
-    missing = list(_readable(loc, path))
-    yield from missing
-    if not missing:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except ssl.SSLError as error:
-            yield loc, f"{path!r} holds no PEM certificates ({error.reason})"
-
-
-def _readable(loc: Loc, path: str) -> Iterator[Finding]:
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                yield loc, f"{path!r} is empty"
-    except OSError as error:
-        yield loc, f"{path!r} cannot be read: {error.strerror}"
+    yield from pair(("tls",), tls.cert_file, tls.key_file, server=True)
 
 
 def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
@@ -295,7 +252,7 @@ def cares(config: Config) -> list[str]:
         out += _cares_of_curves(slo, config)
     if not config.measure:
         out.append("measure is off: streams are forwarded, not scored")
-    return out
+    return [*out, *cares_outside(config.redis, config.otel), *config.notes]
 
 
 def _cares_of_curves(slo: Slo, config: Config) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr
 
 from proxy.settings.base import Match, Settings
 from proxy.settings.slo import Slo
@@ -267,6 +267,16 @@ class Config(Settings):
     redis: Redis = Field(default=Redis(), description="One view of many hosts.")
     otel: Otel = Field(default=Otel(), description="OpenTelemetry: spans and metrics over OTLP.")
     watch: Switch = Field(default=False, description="Reload when the file changed, as SIGHUP does.")
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over when this was read (standard variables), one sentence each."""
+        return self._notes
+
+    def note(self, notes: tuple[str, ...]) -> None:
+        """Keep what was passed over."""
+        self._notes = notes
 
 
 #: Keys of a later version: known, and refused by name.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from proxy.errors import ConfigError
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s'\"]*@")
+# Up to the last @: a password that is not percent-encoded may hold a slash or an @ of its own.
+_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from proxy.settings.base import Settings
 from proxy.settings.types import (
@@ -13,13 +16,51 @@ from proxy.settings.types import (
     Ratio,
     Size,
     Switch,
-    Url,
+    Unit,
+    base_url,
+    format_size,
 )
+from proxy.units import format_duration
 
 #: Where neither the settings nor the standard variable say what share of traces to keep.
 DEFAULT_TRACE_RATIO = 0.01
 _S = 1_000_000_000
 _MIB = 2**20
+_SIGNAL = re.compile(r"/v1/(traces|metrics|logs)/*$")
+
+
+def _no_credentials(value: Any) -> Any:
+    if isinstance(value, str) and "@" in urlsplit(value.strip()).netloc:
+        raise ValueError(
+            f"{value!r}: a key does not belong into the URL: give it as a header, in headers_file"
+        )
+    return value
+
+
+def collector_url(value: Any) -> Any:
+    """The base URL of a collector; ``ValueError`` with the mend."""
+    if isinstance(value, str) and (found := _SIGNAL.search(value.strip())):
+        rest = value.strip()[: found.start()]
+        raise ValueError(f"{value!r}: /v1/{found[1]} is put behind it: leave it out, write {rest}")
+    return base_url(_no_credentials(value), "http://127.0.0.1:4318")
+
+
+def signal_url(value: Any) -> Any:
+    """The whole URL to which one signal goes, with its path; ``ValueError`` with the mend."""
+    return base_url(_no_credentials(value), "http://127.0.0.1:4318/v1/traces")
+
+
+def _between(low: int, high: int, form: Callable[[int], str]) -> AfterValidator:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"{form(value)}: write something from {form(low)} to {form(high)}")
+        return value
+
+    return AfterValidator(check)
+
+
+CollectorUrl = Annotated[str, BeforeValidator(collector_url), Unit("text", hint="http(s)://host:port[/base]")]
+SignalUrl = Annotated[str, BeforeValidator(signal_url), Unit("text", hint="http(s)://host:port/path")]
 
 
 class RedisTls(Settings):
@@ -41,17 +82,22 @@ class Redis(Settings):
         "for TLS), each with a user and `/DB` where there is one. One with a password belongs into "
         "`url_file`, or the variable `LEGATO_REDIS__URL`.",
     )
-    url_file: str | None = Field(default=None, description="A file whose first line is the URL.")
+    url_file: str | None = Field(
+        default=None, description="A file whose first line is the URL. Read at start only."
+    )
     prefix: Name = Field(default="legato", description="Every key begins with it: one prefix, one fleet.")
-    every: PositiveDuration = Field(
-        default=5 * _S, description="How often this host writes what it settled since."
+    every: Annotated[PositiveDuration, _between(_S, 60 * _S, format_duration)] = Field(
+        default=5 * _S,
+        description="How often this host writes what it settled since; 1s to 60s.",
     )
-    timeout: PositiveDuration = Field(
-        default=2 * _S, description="Longest wait for a connection or an answer; then it counts as away."
+    timeout: Annotated[PositiveDuration, _between(_S // 100, 60 * _S, format_duration)] = Field(
+        default=2 * _S,
+        description="Longest wait for a connection or an answer; then it counts as away. 10ms to 60s.",
     )
-    memory: Size = Field(
+    memory: Annotated[Size, _between(_MIB, 2**40, format_size)] = Field(
         default=32 * _MIB,
-        description="What waits here while Redis is away; past it the oldest goes, and is counted.",
+        description="What waits here while Redis is away; past it the oldest goes, and is counted. "
+        "At least 1MiB.",
     )
     tls: RedisTls = Field(default=RedisTls(), description="TLS towards Redis.")
 
@@ -59,10 +105,21 @@ class Redis(Settings):
 class OtelTraces(Settings):
     """Which requests become spans."""
 
+    export: Switch = Field(
+        default=True,
+        description="Export spans. Off: no span, and no header is touched. Without it "
+        "`OTEL_TRACES_EXPORTER` (`none`).",
+    )
+    endpoint: SignalUrl | None = Field(
+        default=None,
+        description="Where spans go, as a whole URL, where that is not `otel.endpoint` with `/v1/traces`. "
+        "Without it `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`.",
+    )
     ratio: Ratio | None = Field(
         default=None,
         description="Share of the requests whose client did not decide that are kept (as a span tree). "
-        "Without it `OTEL_TRACES_SAMPLER_ARG`, else 1%. A client's own sampling flag is honoured.",
+        "Without it what `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say, else 1%. A client's own "
+        "sampling flag is honoured.",
     )
     bad_per_second: float = Field(
         default=20.0,
@@ -74,18 +131,18 @@ class OtelTraces(Settings):
     propagate: Switch = Field(
         default=True,
         description="Send `traceparent` upstream, as child of the client's or anew. Off: headers stay as "
-        "they are.",
+        "they are. Without it `OTEL_PROPAGATORS` (`none`).",
     )
 
 
 class Otel(Settings):
     """OpenTelemetry over OTLP.  The standard variables `OTEL_*` fill in what stands nowhere else."""
 
-    endpoint: Url | None = Field(
+    endpoint: CollectorUrl | None = Field(
         default=None,
-        description="The collector, `http://host:4318`; `/v1/traces` and `/v1/metrics` are put behind it. "
-        "Without it `OTEL_EXPORTER_OTLP_ENDPOINT`; without either nothing is exported and no header is "
-        "touched.",
+        description="The collector, `http://host:4318`; `/v1/traces` and `/v1/metrics` are put behind it "
+        "(gRPC: `http://host:4317`, as it is). Without it `OTEL_EXPORTER_OTLP_ENDPOINT`; without either "
+        "nothing is exported and no header is touched.",
     )
     protocol: Literal["http/protobuf", "grpc"] | None = Field(
         default=None,
@@ -94,18 +151,55 @@ class Otel(Settings):
     )
     headers_file: str | None = Field(
         default=None,
-        description="A file with headers for the collector, `name: value` a line (keys, tenants).",
+        description="A file with headers for the collector, `name: value` a line (keys, tenants). Without "
+        "it `OTEL_EXPORTER_OTLP_HEADERS`.",
     )
-    ca_file: str | None = Field(default=None, description="Trust these CAs (PEM) instead of the system's.")
-    timeout: PositiveDuration = Field(
-        default=10 * _S, description="Longest wait for one export; nothing waits with it."
+    ca_file: str | None = Field(
+        default=None,
+        description="Trust these CAs (PEM) instead of the system's. Without it "
+        "`OTEL_EXPORTER_OTLP_CERTIFICATE`.",
+    )
+    timeout: Annotated[PositiveDuration, _between(_S // 100, 600 * _S, format_duration)] = Field(
+        default=10 * _S,
+        description="Longest wait for one export; nothing waits with it. Without it "
+        "`OTEL_EXPORTER_OTLP_TIMEOUT`.",
     )
     traces: OtelTraces = Field(default=OtelTraces(), description="Which requests become spans.")
-    metrics: Switch = Field(default=True, description="Export the metrics too.")
-    every: PositiveDuration = Field(default=60 * _S, description="How often metrics are exported.")
+    metrics: Switch = Field(
+        default=True,
+        description="Export the metrics too. Without it `OTEL_METRICS_EXPORTER` (`none`).",
+    )
+    metrics_endpoint: SignalUrl | None = Field(
+        default=None,
+        description="Where metrics go, as a whole URL, where that is not `endpoint` with `/v1/metrics`. "
+        "Without it `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.",
+    )
+    every: Annotated[PositiveDuration, _between(_S, 3_600 * _S, format_duration)] = Field(
+        default=60 * _S,
+        description="How often metrics are exported; 1s to 1h. Without it `OTEL_METRIC_EXPORT_INTERVAL`.",
+    )
     service_name: str = Field(
-        default="legato", description="`service.name`; `OTEL_SERVICE_NAME` goes before it."
+        default="legato",
+        min_length=1,
+        description="`service.name`. Without it `OTEL_SERVICE_NAME`, else what `OTEL_RESOURCE_ATTRIBUTES` "
+        "says.",
     )
     attributes: dict[str, str] = Field(
-        default={}, description="Further resource attributes, as in `OTEL_RESOURCE_ATTRIBUTES`."
+        default={},
+        description="Further resource attributes, as in `OTEL_RESOURCE_ATTRIBUTES`, over which they go.",
     )
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where spans go, as the exporter wants it; ``None``: none are exported, no header is touched."""
+        return (self.traces.endpoint or self._signal("traces")) if self.traces.export else None
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where metrics go, as the exporter wants it; ``None``: they are not exported."""
+        return (self.metrics_endpoint or self._signal("metrics")) if self.metrics else None
+
+    def _signal(self, name: str) -> str | None:
+        if self.endpoint is None or self.protocol == "grpc":
+            return self.endpoint
+        return f"{self.endpoint}/v1/{name}"

@@ -16,7 +16,8 @@ from proxy.settings.problems import ConfigProblem, mask
 
 Loc = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
-_FILES = ("cert_file", "key_file", "ca_file", "token_file", "write_token_file")
+_FILES = ("cert_file", "key_file", "ca_file", "token_file", "write_token_file", "url_file", "headers_file")
+_WITH_FILES = ("tls", "admin", "backends", "redis", "otel")
 
 
 class Tree:
@@ -28,6 +29,7 @@ class Tree:
         self.problems: list[ConfigProblem] = []
         self.names: list[str] = []  # of backends, also of those that could not be read
         self.bad: list[Loc] = []  # what could not be read, and counts as not given
+        self.notes: list[str] = []  # what is passed over and should be known
 
     def place(self, loc: Loc) -> str:
         """Where this, the nearest part that holds it, or a part of it was written; ``""`` for a default."""
@@ -70,7 +72,14 @@ class Tree:
         """Note what is wrong at ``loc``."""
         shown = self.get(loc) if value is None else value
         text = "" if shown is None or isinstance(shown, dict | list) else mask(str(shown))
+        if value is None and text and is_secret(loc):
+            text = "***"
         self.problems.append(ConfigProblem(self.place(loc) if place is None else place, key(loc), text, mend))
+
+
+def is_secret(loc: Loc) -> bool:
+    """What is written there may hold a secret, whatever it looks like."""
+    return loc == ("redis",) or loc[:2] == ("redis", "url") or loc[-1:] in (("token",), ("write_token",))
 
 
 def key(loc: Loc) -> str:
@@ -143,7 +152,7 @@ class _FileReader:
         if node.tag == f"{_CORE}null":
             return None
         text = str(node.value)
-        secret = loc[-1] in _FILES and loc[0] in ("tls", "admin", "backends")
+        secret = loc[-1] in _FILES and loc[0] in _WITH_FILES
         learned = loc[0] == "slos" and loc[-1] == "learned" and text != "live"
         if (secret or learned) and text:
             return os.path.join(self._folder, text)  # files are found from where the configuration is

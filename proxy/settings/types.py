@@ -183,6 +183,11 @@ def _network(value: Any) -> Any:
 
 
 def _url(value: Any) -> Any:
+    return base_url(value, "http://127.0.0.1:8000")
+
+
+def base_url(value: Any, example: str) -> Any:
+    """An http URL without its last slashes; ``ValueError`` with the mend.  What is no text stays as it is."""
     if not isinstance(value, str):
         return value
     url = value.strip()
@@ -199,7 +204,7 @@ def _url(value: Any) -> Any:
             f"{value!r}: credentials in a URL are not sent; clients send their own: write it without"
         )
     if not parts.hostname or port == 0 or re.search(r"\s", url):
-        raise ValueError(f"{value!r}: host and port are needed, for example http://127.0.0.1:8000")
+        raise ValueError(f"{value!r}: host and port are needed, for example {example}")
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r}: a base URL has no '?' or '#': write {url.split('?')[0].split('#')[0]}")
     return url.rstrip("/")
