@@ -7,8 +7,8 @@
     PREFIX:1:host:I        string, ``HostValue``: who I is and what of it is in the slots
     PREFIX:1:hosts         sorted set of incarnations by the unix seconds of their last write
     PREFIX:1:seen:W        string: the number of the last request of worker incarnation W that is in the slots
-    PREFIX:1:recent        capped streams of ``RecordValue``: the latest requests, and the worst
-    PREFIX:1:worst
+    PREFIX:1:recent        capped streams of entries with one field, a ``RecordValue``: the latest requests,
+    PREFIX:1:worst         and the worst
 
 An incarnation is drawn at random at each start of a control process: no two ever write the same field.
 """
@@ -58,6 +58,8 @@ HOST_S: Final = 90_000
 #: Most entries of each stream of records.
 RECENT_MOST: Final = 2_000
 WORST_MOST: Final = 500
+#: The one field of their entries.
+RECORD_FIELD: Final = b"r"
 
 
 class GroupValue(Struct, frozen=True, array_like=True):
