@@ -67,6 +67,7 @@ class Settled:
     counted: Counted | None
     score: StreamScore | None
     _record: Record | None = None
+    kept_span: str | None = None  # the id of its span that is exported, for exemplars
 
     @property
     def record(self) -> Record:

@@ -76,6 +76,7 @@ DROPPED: Final = _values(
     trace_log="Trace lines: the queue was full or the target could not be written in time.",
     arrivals="Arrivals not kept one by one: a stream outgrew the cap and was thinned, or measuring was shed.",
     tap_faults="Errors in the measuring code; those streams went on and are unmeasured from there.",
+    spans="Spans that were kept and not exported: the queue was full, or the collector did not take them.",
     relay_error="Requests that an error of the proxy's own ended; their outcome is `proxy_error`.",
 )
 
@@ -95,6 +96,7 @@ EXPORTER: Final = _values(
     prometheus="Rendering `/metrics` failed.",
     access_log="A write to the access log failed and is retried.",
     trace_log="A write to the trace file failed and is retried.",
+    otlp_traces="An export of spans failed, its retries too; those spans are lost.",
 )
 
 ALERT_STATE: Final = _values(

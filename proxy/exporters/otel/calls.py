@@ -99,7 +99,7 @@ class Route(NamedTuple):
 
 @lru_cache(maxsize=256)
 def route_of(path: str) -> Route:
-    """The route of a path (without its query): from a closed list, as it is or as a glob; never other text."""
+    """The route of a path (without its query): of a closed list, as it is or as a glob, never other text."""
     if len(path) > _PATH_LIMIT:
         return Route(None, None)
     path = path.rstrip("/") or "/"
