@@ -18,17 +18,13 @@ SCOPE_NAME: Final = "legato"
 
 
 def resource_of(otel: Otel, *, instance: str, version: str) -> Resource:
-    """The resource.  Later goes before earlier: our own names and the configured ``service_name``; the
-    variables ``OTEL_RESOURCE_ATTRIBUTES`` and ``OTEL_SERVICE_NAME``; the configured ``attributes``.
+    """The resource.  Later goes before earlier: the host and the version; ``OTEL_RESOURCE_ATTRIBUTES``; the
+    configured ``attributes``; the configured ``service_name`` (which the variables fill in).
     """
-    ours = {
-        "service.name": otel.service_name,
-        "service.instance.id": instance,
-        "service.version": version,
-    }
+    host = Resource({"service.instance.id": instance, "service.version": version})
+    name = Resource({**otel.attributes, "service.name": otel.service_name})
     # ``create`` first: it brings what OTEL_EXPERIMENTAL_RESOURCE_DETECTORS asks for, and a made-up instance.
-    made = Resource.create().merge(Resource(dict(ours))).merge(OTELResourceDetector().detect())
-    return made.merge(Resource(dict(otel.attributes)))
+    return Resource.create().merge(host).merge(OTELResourceDetector().detect()).merge(name)
 
 
 def scope_of(version: str) -> InstrumentationScope:

@@ -1,8 +1,8 @@
 """Spans to the collector: keep, build, hand to the SDK's batch processor.  Never waits, never raises.
 
 One process makes one ``Traces``, after the last fork: the SDK starts a thread, a daemon, which alone speaks
-to the collector.  What it cannot take is dropped and counted; a collector that hangs delays nobody, nor the end
-of the process.
+to the collector.  What it cannot take is dropped and counted; a collector that hangs delays nobody, and the
+end of the process neither.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
 """Where exports go and how: from the settings, for spans and for metrics, over HTTP and over gRPC.
 
-The SDK reads most of the ``OTEL_EXPORTER_OTLP_*`` variables itself (headers, compression, client
-certificates; also with the signal's name in them).  What stands in the settings goes before them, but for an
-endpoint or a protocol of one signal alone, which no setting can say (``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``,
-taken as it is).
+What the settings do not say the SDK takes from its own variables: headers, compression, client certificates
+(``OTEL_EXPORTER_OTLP_HEADERS`` and so on, also with the signal's name in them).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from proxy.config import Otel
+from proxy.settings.outside import read_headers
 
 Signal = Literal["traces", "metrics"]
 
@@ -26,17 +25,14 @@ class WireError(Exception):
 @dataclass(frozen=True, slots=True)
 class Wire:
     """One signal's way to the collector.  ``endpoint``: over HTTP with the signal's path; ``timeout_s``: for
-    one export, retries included.  ``headers`` hold keys: never log them.
+    one export, retries included.  ``headers`` hold keys, and so are in no ``repr``.
     """
 
     endpoint: str
     grpc: bool
     timeout_s: float
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     ca_file: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Wire({self.endpoint!r}, grpc={self.grpc})"
 
     def http_options(self) -> dict[str, Any]:
         """Keyword arguments of the SDK's exporters over HTTP."""
@@ -57,46 +53,43 @@ class Wire:
         if self.ca_file is not None:
             import grpc  # type: ignore[import-untyped]
 
-            options["credentials"] = grpc.ssl_channel_credentials(
-                root_certificates=_read(self.ca_file, "ca_file")
-            )
+            try:
+                options["credentials"] = grpc.ssl_channel_credentials(Path(self.ca_file).read_bytes())
+            except OSError as error:
+                raise WireError(f"otel.ca_file {self.ca_file!r} cannot be read: {error.strerror}") from error
         return options
 
 
 def wire_of(otel: Otel, signal: Signal, environ: Mapping[str, str] | None = None) -> Wire:
-    """How this signal is exported.  Reads the headers' file; raises ``WireError``.
+    """How this signal is exported.  Reads the file of headers; raises ``WireError``.
 
-    ``environ``: the variables; ``None``: the process's own, as the SDK's.
+    ``environ``: the variables; ``None``: the process's own, as the SDK reads them.
     """
-    variables = os.environ if environ is None else environ
-    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_"
-    grpc = (variables.get(f"{own}PROTOCOL") or otel.protocol or "").strip() == "grpc"
-    endpoint = variables.get(f"{own}ENDPOINT", "").strip()
-    if not endpoint:
-        if otel.endpoint is None:
-            raise WireError("no endpoint is configured")
-        endpoint = otel.endpoint if grpc else f"{otel.endpoint.rstrip('/')}/v1/{signal}"
-    return Wire(endpoint, grpc, otel.timeout / 1e9, read_headers(otel.headers_file), otel.ca_file)
+    endpoint = otel.traces_url if signal == "traces" else otel.metrics_url
+    if endpoint is None:
+        raise WireError(f"no endpoint is configured for {signal}")
+    grpc = otel.protocol == "grpc"
+    headers = _headers_of(otel)
+    if grpc and headers:  # there the SDK takes headers from us or from the variables, over HTTP from both
+        headers = _variable_headers(os.environ if environ is None else environ, signal) | headers
+    return Wire(endpoint, grpc, otel.timeout / 1e9, headers, otel.ca_file)
 
 
-def read_headers(path: str | None) -> dict[str, str]:
-    """Headers of a file, ``name: value`` a line, names in lower case; empty lines and ``#`` are skipped."""
+def _headers_of(otel: Otel) -> dict[str, str]:
+    path = otel.headers_file
     if path is None:
         return {}
-    headers: dict[str, str] = {}
-    text = _read(path, "headers_file").decode("utf-8", "replace")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or not (name + value).strip().isprintable() or not line.isascii():
-            raise WireError(f"otel.headers_file {path!r}: line {number} is not 'name: value'")
-        headers[name.strip().lower()] = value.strip()
-    return headers
-
-
-def _read(path: str, key: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_headers(path)
     except OSError as error:
-        raise WireError(f"otel.{key} {path!r} cannot be read: {error.strerror}") from error
+        raise WireError(f"otel.headers_file {path!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise WireError(f"otel.headers_file {path!r}: {error}") from error
+
+
+def _variable_headers(environ: Mapping[str, str], signal: Signal) -> dict[str, str]:
+    from opentelemetry.util.re import parse_env_headers
+
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS"
+    text = environ.get(own) or environ.get("OTEL_EXPORTER_OTLP_HEADERS") or ""
+    return dict(parse_env_headers(text, liberal=True))
