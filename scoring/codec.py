@@ -21,13 +21,15 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from scoring.sketch import LEVEL_MAX, LogHistogram
+from scoring.quick import HEADER, HEADERS_AT, SLOT_NUMBERS, WIDEST, Unusual, wanted_of
+from scoring.sketch import FIRST, LEVEL_MAX, MOST_BUCKETS, LogHistogram
 from scoring.slot import GRID_NS, MissCurve, Slot
 
 VERSION: Final = 1
@@ -35,10 +37,6 @@ VERSION: Final = 1
 RUN_MAX: Final = 360
 _HEAD: Final = struct.Struct("<BcHHI")
 _WIDTH: Final = 12  # bytes of a number
-_WIDEST: Final = 6  # bytes of a count: the sum of 6,656 of them fits an int64
-_BUCKETS: Final = 6656
-_FIRST: Final = -39 << 6  # the first bucket of all: their places are counted from it
-_HEADER: Final = 9  # numbers of a histogram
 _FLAGS: Final = (1, 2, 4)  # sum, minimum, maximum is a float, its number the bits of it
 
 Bytes = npt.NDArray[np.uint8]
@@ -53,7 +51,8 @@ def pack_histogram(hist: LogHistogram) -> bytes:
 
 def unpack_histogram(data: bytes) -> LogHistogram:
     """The inverse of ``pack_histogram``; ``ValueError`` where the bytes are none."""
-    _, rows, deflated = _opened(b"H", data, _HEADER)
+    _, table, deflated = _opened(b"H", data, HEADER)
+    rows = _rows(table)
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} histograms: one was expected")
     counts = _Counts(_inflated(deflated, _size(rows[0])))
@@ -101,9 +100,19 @@ def unpack_run(data: bytes) -> dict[int, Slot]:
 def read_run(data: bytes, into: Callable[[int], Slot | None]) -> None:
     """Merge each slot of a run into the one that ``into`` names for its place; ``None`` passes it over.
 
-    Half the cost of unpacking them.  ``ValueError`` where the bytes are no run; what came before is merged.
+    A part of the cost of unpacking them, the smaller the more go into one.  ``ValueError`` where the bytes
+    are no run; what came before is merged.
     """
-    places, rows, deflated = _opened(b"R", data, _SLOT_NUMBERS)
+    places, table, deflated = _opened(b"R", data, SLOT_NUMBERS)
+    if not table[:, :, 7:].any():  # so that no number is negative as an int64, and no sum of them too large
+        with suppress(Unusual):
+            numbers = np.ascontiguousarray(table[:, :, :8]).view("<i8").reshape(table.shape[:2])
+            size, wanted = wanted_of(numbers, places, into)
+            raw = _inflated(deflated, size)
+            for each in wanted:
+                each.merge(raw)
+            return
+    rows = _rows(table)
     sizes = [_slot_size(row) for row in rows]
     counts = _Counts(_inflated(deflated, sum(sizes)))
     for place, row, size in zip(places, rows, sizes, strict=True):
@@ -158,15 +167,15 @@ def _header(hist: LogHistogram) -> tuple[Numbers, bytes]:
             values.append(int.from_bytes(struct.pack("<d", value), "little"))
         else:
             values.append(value)
-    place = first - (_FIRST >> hist.level) if len(counts) else 0
+    place = first - (FIRST >> hist.level) if len(counts) else 0
     return [flags, hist.level, place, len(counts), width, hist.zeros, *values], planes
 
 
 def _planes(counts: npt.NDArray[np.int64]) -> tuple[int, bytes]:
     top = int(counts.max()) if len(counts) else 0
     width = -(-top.bit_length() // 8)
-    if width > _WIDEST:
-        raise ValueError(f"a bucket counts {top}: its packed form has {_WIDEST} bytes")
+    if width > WIDEST:
+        raise ValueError(f"a bucket counts {top}: its packed form has {WIDEST} bytes")
     if width <= 1:
         return width, counts.astype(np.uint8).tobytes() if width else b""
     wide = np.ascontiguousarray(counts, dtype="<i8").view(np.uint8).reshape(-1, 8)
@@ -213,8 +222,8 @@ class _Counts:
         return counts
 
 
-def _opened(kind: bytes, data: bytes, each: int) -> tuple[tuple[int, ...], list[Numbers], memoryview]:
-    """The places, the numbers of each, and the deflated counts."""
+def _opened(kind: bytes, data: bytes, each: int) -> tuple[tuple[int, ...], Bytes, memoryview]:
+    """The places, the bytes of the numbers, shape (slots, numbers, bytes), and the deflated counts."""
     if len(data) < _HEAD.size or data[0] != VERSION:
         raise ValueError(f"packed version {data[0] if data else None}: only version {VERSION} is known")
     _, found, number, numbers_each, size = _HEAD.unpack_from(data)
@@ -228,13 +237,15 @@ def _opened(kind: bytes, data: bytes, each: int) -> tuple[tuple[int, ...], list[
         raise ValueError("broken bytes: the places do not ascend")
     view = memoryview(data)
     raw = _inflated(view[at : at + size], number * numbers_each * _WIDTH)
-    planes = np.frombuffer(raw, dtype=np.uint8).reshape(_WIDTH, numbers_each, number).transpose(2, 1, 0)
-    if planes[:, :, 8:].any():
-        rows = [[int.from_bytes(one.tobytes(), "little") for one in row] for row in planes]
-    else:
-        low = np.ascontiguousarray(planes[:, :, :8]).view("<u8")
-        rows = low.reshape(number, numbers_each).tolist()
-    return places, rows, view[at + size :]
+    table = np.frombuffer(raw, dtype=np.uint8).reshape(_WIDTH, numbers_each, number).transpose(2, 1, 0)
+    return places, table, view[at + size :]
+
+
+def _rows(table: Bytes) -> list[Numbers]:
+    if table[:, :, 8:].any():
+        return [[int.from_bytes(one.tobytes(), "little") for one in row] for row in table]
+    rows: list[Numbers] = np.ascontiguousarray(table[:, :, :8]).view("<u8").reshape(table.shape[:2]).tolist()
+    return rows
 
 
 def _inflated(data: memoryview, size: int) -> bytes:
@@ -251,7 +262,7 @@ def _inflated(data: memoryview, size: int) -> bytes:
 def _size(header: Numbers) -> int:
     """Bytes of a histogram's counts."""
     length, width = header[3], header[4]
-    if length > _BUCKETS or not (length > 0) <= width <= _WIDEST * (length > 0):
+    if length > MOST_BUCKETS or not (length > 0) <= width <= WIDEST * (length > 0):
         raise ValueError("no histogram: too many buckets, or too many bytes for each")
     return length * width
 
@@ -259,11 +270,11 @@ def _size(header: Numbers) -> int:
 def _slot_size(row: Numbers) -> int:
     size = 0
     if row[1]:
-        if row[1] > MissCurve.BITS + 1 or row[3] > _WIDEST:
+        if row[1] > MissCurve.BITS + 1 or row[3] > WIDEST:
             raise ValueError("no curve: its resolution is out of range")
         size = len(GRID_NS) * MissCurve.columns(row[1] - 1) * row[3]
-    for at in range(_HEADERS_AT, _SLOT_NUMBERS, _HEADER):
-        size += _size(row[at : at + _HEADER])
+    for at in range(HEADERS_AT, SLOT_NUMBERS, HEADER):
+        size += _size(row[at : at + HEADER])
     return size
 
 
@@ -285,11 +296,11 @@ def _merge(slot: Slot, row: Numbers, counts: _Counts) -> None:
             at += 1
     slot.level = max(slot.level, level)
     for hist in slot.hists.values():
-        header = row[at : at + _HEADER]
+        header = row[at : at + HEADER]
         if header[1] != level:
             raise ValueError("no slot: its histograms are not of one level")
         _take(hist, header, counts)
-        at += _HEADER
+        at += HEADER
 
 
 def _take(hist: LogHistogram, header: Numbers, counts: _Counts) -> None:
@@ -306,7 +317,7 @@ def _take(hist: LogHistogram, header: Numbers, counts: _Counts) -> None:
         if flags & flag:
             values[place] = _float(header[6 + place])
     hist.take(
-        first + (_FIRST >> level),
+        first + (FIRST >> level),
         counts.next(length, width),
         level=level,
         zeros=zeros,
@@ -320,7 +331,3 @@ def _float(bits: int) -> float:
     if bits >= 1 << 64 or not value >= 0:  # a sum of floats may have become infinite
         raise ValueError("no histogram: a sum, minimum or maximum is no amount")
     return value
-
-
-_HEADERS_AT: Final = 4 + sum(len(sums) for sums in Slot().sums())
-_SLOT_NUMBERS: Final = _HEADERS_AT + _HEADER * len(Slot().hists)

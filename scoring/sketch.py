@@ -35,8 +35,10 @@ RELATIVE_ERROR: Final = 1 / 128
 LEVEL_MAX: Final = 6
 _BITS: Final = 6
 _PARTS: Final = 1 << _BITS
-_FIRST: Final = -39 << _BITS  # the bucket of 2**-40: frexp(2**-40) is (0.5, -39)
+#: The first bucket of all, that of 2**-40: frexp(2**-40) is (0.5, -39).
+FIRST: Final = -39 << _BITS
 _LAST: Final = (64 << _BITS) + _PARTS - 1
+MOST_BUCKETS: Final = _LAST - FIRST + 1
 _SHIFT: Final = 52 - _BITS
 _BIAS: Final = 1022 << _BITS  # frexp's exponent is that of the binary form less 1022
 _SMALL: Final = 2.0**-40
@@ -119,7 +121,7 @@ class LogHistogram:
             indexes = floats.view(np.int64) >> _SHIFT
             indexes -= _BIAS
             if smallest < _SMALL or high >= _LARGE:
-                indexes = np.clip(indexes, _FIRST, _LAST)
+                indexes = np.clip(indexes, FIRST, _LAST)
             indexes >>= self.level
             first = _index(smallest) >> self.level
             indexes -= first
@@ -202,7 +204,7 @@ class LogHistogram:
         if not 0 <= level <= LEVEL_MAX:
             raise ValueError(f"no histogram: level {level}, and 0 to {LEVEL_MAX} are known")
         if len(counts):
-            if not _FIRST >> level <= first <= (_LAST >> level) + 1 - len(counts):
+            if not FIRST >> level <= first <= (_LAST >> level) + 1 - len(counts):
                 raise ValueError("no histogram: a bucket out of range")
             if not counts[0] or not counts[-1]:
                 raise ValueError("no histogram: its outermost buckets are empty")
@@ -243,7 +245,7 @@ class LogHistogram:
             pairs = {int(index): int(times) for index, times in plain["counts"] if times}
             low, high = plain["min"], plain["max"]
             first, last = min(pairs, default=0), max(pairs, default=-1)
-            if first < _FIRST or last > _LAST or not all(0 <= times <= _MOST for times in pairs.values()):
+            if first < FIRST or last > _LAST or not all(0 <= times <= _MOST for times in pairs.values()):
                 raise ValueError("not the plain data of a histogram: a count or a bucket out of range")
             counts = np.zeros(last - first + 1, dtype=np.int64)
             for index, times in pairs.items():
@@ -302,7 +304,7 @@ _NONE: Final[Counts] = np.zeros(0, dtype=np.int64)
 def _index(value: float) -> int:
     """The bucket, on level 0, of a value above 0."""
     fraction, exponent = frexp(value)
-    return min(max((exponent << _BITS) + int((fraction - 0.5) * (2 * _PARTS)), _FIRST), _LAST)
+    return min(max((exponent << _BITS) + int((fraction - 0.5) * (2 * _PARTS)), FIRST), _LAST)
 
 
 def _coarser(first: int, counts: Counts | npt.NDArray[np.uint8], step: int) -> tuple[int, Counts]:
