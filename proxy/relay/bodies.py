@@ -1,4 +1,4 @@
-"""What a JSON body says of an answer: usage, finish reason, error word, id; of every family, in one place.
+"""What a JSON body says of an answer: usage, finish reason, error word, id and model, for every family.
 
 ``read_whole(body) -> Told`` reads a body; ``read_cut(head, tail) -> Told`` one of which only the beginning
 and the end were kept.  Both raise one of ``BROKEN`` at most.  Text is skipped, never built.
@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from proxy.link import Usage
-from proxy.relay.dialects.base import BROKEN, count, error_word, identifier, word
+from proxy.relay.dialects.base import BROKEN, count, error_word, identifier, model_name, word
 from proxy.relay.dialects.openai import as_dict, as_list
 
 #: Elements of a list of answers (one for each prompt of a batch); longer lists are something else.
@@ -43,6 +43,7 @@ class Told(NamedTuple):
     finish_reason: str | None = None
     error: str | None = None
     response_id: str | None = None
+    model: str | None = None
 
 
 class _Fields(Struct, gc=False, rename={"kind": "object"}):
@@ -75,6 +76,9 @@ class _Fields(Struct, gc=False, rename={"kind": "object"}):
     candidates: Raw = _ABSENT
     promptFeedback: Raw = _ABSENT
     responseId: Raw = _ABSENT
+    modelVersion: Raw = _ABSENT
+    model: Raw = _ABSENT
+    model_name: Raw = _ABSENT  # Triton
 
 
 class _Choice(Struct, gc=False):
@@ -103,7 +107,7 @@ _NEAR_THE_END: Final = tuple(
         *("usage", "choices", "id", "error", "status", "incomplete_details", "stop_reason"),
         *("done_reason", "prompt_eval_count", "eval_count", "details", "meta_info"),
         *("tokens_predicted", "tokens_evaluated", "stop_type", "timings", *(name for name, _ in _OLD_STOPS)),
-        *("usageMetadata", "candidates", "promptFeedback", "responseId"),
+        *("usageMetadata", "candidates", "promptFeedback", "responseId", "modelVersion", "model"),
     )
 )
 #: Brackets, strings and keys; a string that is cut is taken whole too, lest each quote in it be tried anew.
@@ -131,6 +135,7 @@ def read_whole(body: bytes | bytearray) -> Told:
         next((each.finish_reason for each in told if each.finish_reason is not None), None),
         next((each.error for each in told if each.error is not None), None),
         next((each.response_id for each in told if each.response_id is not None), None),
+        next((each.model for each in told if each.model is not None), None),
     )
 
 
@@ -204,11 +209,14 @@ def _last(tail: bytes, key: bytes) -> Iterator[int]:
 def _told(fields: _Fields) -> Told:
     meta = as_dict(_plain(fields.meta_info))
     response_id = identifier(_plain(fields.id)) or identifier(_plain(fields.responseId))
+    named = (_plain(raw) for raw in (fields.model, fields.modelVersion, fields.model_name))
+    model = next((name for name in map(model_name, named) if name is not None), None)
     return Told(
         _usage(fields, meta),
         _finish_reason(fields, meta),
         _error(fields, meta),
         response_id or identifier(meta.get("id")),
+        model,
     )
 
 

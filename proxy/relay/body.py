@@ -1,8 +1,8 @@
 """What is read of a response that is no event stream: a bounded copy of its JSON, looked at once, at the end.
 
-Usage, the finish reason, the response's id, or an error's type or code (``bodies.py``).  Of a body beyond
-``BODY_LIMIT`` the beginning and the end are kept, where these stand; a body that cannot be read, or is in an
-encoding that cannot be read, still is a record: without tokens.
+Usage, the finish reason, the response's id and model, or an error's type or code (``bodies.py``).  Of a body
+beyond ``BODY_LIMIT`` the beginning and the end are kept, where these stand; a body that cannot be read, or is
+in an encoding that cannot be read, still is a record: without tokens.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class BodyTap:
 
     def to_stream(self) -> Stream:
         """The facts."""
-        usage, finish_reason, error, response_id = self._told
+        usage, finish_reason, error, response_id, model = self._told
         return Stream(
             self._name,
             tokens_source="usage",
@@ -100,6 +100,7 @@ class BodyTap:
             error=error,
             response_id=response_id,
             unmeasured=self.unmeasured,
+            model=model,
         )
 
     def overdue_ns(self, now_ns: int) -> int:

@@ -60,6 +60,7 @@ class StreamTap:
         "_id_tries",
         "_inflater",
         "_lines",
+        "_model",
         "_named_id",
         "_one",
         "_over",
@@ -114,6 +115,7 @@ class StreamTap:
         self._reported = Reported()
         self._firsts = Firsts()
         self._named_id: str | None = None
+        self._model: str | None = None
         self._id_tries = _ID_TRIES
         self._error: str | None = None
         self._done = False  # [DONE] went by: nothing more is awaited, and nothing is thereby proved
@@ -252,6 +254,7 @@ class StreamTap:
         if sniffed.dialect is not None and not self._fixed:
             self._set_dialect(sniffed.dialect)
         self._named_id = self._named_id or sniffed.response_id
+        self._model = self._model or sniffed.model
         self._id_tries -= 1
         self._settled = self._named_id is not None or not self._id_tries or self._dialect is GENERIC
         return False
@@ -290,6 +293,8 @@ class StreamTap:
             self._reported.take(usage)
         if reading.error is not None and self._error is None:
             self._error = reading.error
+        if reading.model is not None and self._model is None:
+            self._model = reading.model
 
     def _open(self, index: int) -> Track | None:
         """The track of a choice that is seen for the first time; ``None``: too many."""
@@ -398,6 +403,7 @@ class StreamTap:
             broken=self.broken,
             several=self._counter.several,
             reported=self._reported.each(sorted(self._tracks)),
+            model=self._model,
         )
 
     def _give_up(self, reason: str) -> None:

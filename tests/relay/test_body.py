@@ -520,13 +520,16 @@ ODD: list[Any] = [
     "secret words!",
 ]
 NAMES = sorted(
-    {
-        name
-        for row in FAMILIES
-        for answer in (row[2] if isinstance(row[2], list) else [row[2]])
-        for name in answer
-    }
-    | {"error", "error_type", "code", "type", "stopped_eos", "promptFeedback"}
+    (
+        {
+            name
+            for row in FAMILIES
+            for answer in (row[2] if isinstance(row[2], list) else [row[2]])
+            for name in answer
+        }
+        | {"error", "error_type", "code", "type", "stopped_eos", "promptFeedback"}
+    )
+    - {"model", "modelVersion", "model_name"}  # the model's name is kept as it comes
 )
 
 

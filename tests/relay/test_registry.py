@@ -102,7 +102,7 @@ def test_an_event_proves(event: bytes, shown: tuple[str, str | None]) -> None:
 
 @pytest.mark.parametrize("event", [b"null", b"{}", b" {} "])
 def test_an_event_that_says_nothing_decides_nothing(event: bytes) -> None:
-    assert sniff(event) == (None, None, True)
+    assert sniff(event) == (None, None, True, None)
 
 
 @pytest.mark.parametrize("event", [b"[1]", b"7", b'{"a', b"\xff", b'{"choices":7}', b'{"hello":1}'])

@@ -34,6 +34,7 @@ from proxy.relay.dialects.base import (
     count,
     error_word,
     inner_id,
+    inner_model,
     loose,
     plainly,
     utf8_size,
@@ -139,6 +140,11 @@ class AnthropicMessages:
     def response_id(fields: Fields) -> str | None:
         """``message.id``, on the first event."""
         return inner_id(fields, "message")
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``message.model``, beside the id."""
+        return inner_model(fields, "message")
 
     @staticmethod
     def quick(data: bytes) -> int:

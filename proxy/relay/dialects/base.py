@@ -47,6 +47,7 @@ _LOOSE_LIMIT: Final = 64 * 1024
 _COUNT_MAX: Final = 2**53
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:/-]{0,63}")
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_NAME_MAX: Final = 256
 
 
 class Output(Struct, gc=False):
@@ -72,19 +73,26 @@ class Reading(Struct):
 
     ``usage``: counts that the server reported, whole or so far.  ``per_choice``: they are those of the one
     choice in this event (llama.cpp's timings), not the request's.  ``error``: an error event's type or code.
+    ``model``: the model that answers, where not the first events tell it.
     """
 
     outputs: list[Output] = []
     usage: Usage | None = None
     per_choice: bool = False
     error: str | None = None
+    model: str | None = None
 
 
 class _Named(Struct, gc=False):
     id: object = None
 
 
+class _Modelled(Struct, gc=False):
+    model: object = None
+
+
 _decode_named: Final = msgspec.json.Decoder(_Named).decode
+_decode_modelled: Final = msgspec.json.Decoder(_Modelled).decode
 
 #: An event's top-level fields, undecoded.
 Fields = Mapping[str, Raw]
@@ -113,6 +121,9 @@ class Dialect(Protocol):
 
     def response_id(self, fields: Fields, /) -> str | None:
         """The response's id, where the event carries it."""
+
+    def model(self, fields: Fields, /) -> str | None:
+        """The model that answers, as the server names it, where the event does."""
 
     def decode(self, data: bytes, /) -> Any:
         """The event, typed; raises one of ``BROKEN``."""
@@ -177,6 +188,16 @@ def identifier(value: object) -> str | None:
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
+def model_name(value: object) -> str | None:
+    """A model's name, cut to a bound and made printable."""
+    if not isinstance(value, str) or not value:
+        return None
+    name = value[:_NAME_MAX]
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
 def inner_id(fields: Fields, name: str) -> str | None:
     """The ``id`` of the object in one top-level field, the rest of which is skipped."""
     raw = fields.get(name)
@@ -184,6 +205,17 @@ def inner_id(fields: Fields, name: str) -> str | None:
         return None
     try:
         return identifier(_decode_named(raw).id)
+    except BROKEN:
+        return None
+
+
+def inner_model(fields: Fields, name: str) -> str | None:
+    """The ``model`` of the object in one top-level field, the rest of which is skipped."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return model_name(_decode_modelled(raw).model)
     except BROKEN:
         return None
 

@@ -37,6 +37,7 @@ from proxy.relay.dialects.base import (
     error_word,
     identifier,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -114,6 +115,11 @@ class GeminiGenerate:
     def response_id(fields: Fields) -> str | None:
         """``responseId``."""
         return identifier(plainly(fields, "responseId"))
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``modelVersion``."""
+        return model_name(plainly(fields, "modelVersion"))
 
     @staticmethod
     def quick(data: bytes) -> int:

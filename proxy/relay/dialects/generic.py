@@ -18,6 +18,7 @@ from proxy.relay.dialects.base import (
     error_word,
     identifier,
     loose,
+    model_name,
     plainly,
 )
 
@@ -45,6 +46,11 @@ class Generic:
     def response_id(fields: Fields) -> str | None:
         """``id``, which most APIs call it."""
         return identifier(plainly(fields, "id"))
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``, which most APIs call it."""
+        return model_name(plainly(fields, "model"))
 
     @staticmethod
     def decode(data: bytes) -> bytes:

@@ -33,6 +33,8 @@ from proxy.relay.dialects.base import (
     count,
     error_word,
     loose,
+    model_name,
+    plainly,
     utf8_size,
     word,
 )
@@ -58,6 +60,7 @@ class Chunk(Struct, gc=False):
     stopped_word: bool = False
     stopped_limit: bool = False
     error: object = None
+    model: object = None
 
 
 _decode: Final = msgspec.json.Decoder(Chunk).decode
@@ -101,6 +104,11 @@ class LlamaCppCompletion:
         return None
 
     @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``; its streams tell it in the last event."""
+        return model_name(plainly(fields, "model"))
+
+    @staticmethod
     def quick(data: bytes) -> int:
         """-(tokens so far) of choice 0, for an event with some content that is not the last."""
         return -_decode_plain(data).tokens_predicted
@@ -118,7 +126,7 @@ class LlamaCppCompletion:
         if chunk.content is None and chunk.stop is None:
             return None if chunk.error is None else Reading(error=error_word(chunk.error))
         output = _output(chunk)
-        reading = Reading([output], _usage(chunk), per_choice=True)
+        reading = Reading([output], _usage(chunk), per_choice=True, model=model_name(chunk.model))
         if chunk.tokens and (reading.usage is None or reading.usage.output is None):
             output.tokens, output.source = len(chunk.tokens), TOKEN_IDS
         if chunk.error is not None:
@@ -147,6 +155,7 @@ class LlamaCppCompletion:
             value.get("stopped_word") is True,
             value.get("stopped_limit") is True,
             value.get("error"),
+            value.get("model"),
         )
 
 

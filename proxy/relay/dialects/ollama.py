@@ -37,6 +37,7 @@ from proxy.relay.dialects.base import (
     count,
     error_word,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -123,6 +124,11 @@ class OllamaGenerate:
         return None
 
     @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``."""
+        return model_name(plainly(fields, "model"))
+
+    @staticmethod
     def quick(data: bytes) -> int:
         """Bytes of text of a line that carries nothing else."""
         line = _decode_generate(data)
@@ -173,6 +179,11 @@ class OllamaChat:
     def response_id(fields: Fields) -> str | None:
         """There is none."""
         return None
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``."""
+        return model_name(plainly(fields, "model"))
 
     @staticmethod
     def quick(data: bytes) -> int:

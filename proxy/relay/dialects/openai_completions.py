@@ -25,6 +25,7 @@ from proxy.relay.dialects.base import (
     SomeText,
     count,
     identifier,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -106,6 +107,11 @@ class OpenAICompletions:
     def response_id(fields: Fields) -> str | None:
         """``id``."""
         return identifier(plainly(fields, "id"))
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``."""
+        return model_name(plainly(fields, "model"))
 
     @staticmethod
     def quick(data: bytes) -> int:

@@ -35,7 +35,9 @@ from proxy.relay.dialects.base import (
     count,
     error_word,
     inner_id,
+    inner_model,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -88,6 +90,7 @@ class Response(Struct, gc=False):
     usage: ReportedUsage | None = None
     incomplete_details: Incomplete | None = None
     error: object = None
+    model: object = None
 
 
 class Event(Struct, gc=False):
@@ -134,6 +137,11 @@ class OpenAIResponses:
     def response_id(fields: Fields) -> str | None:
         """``response.id``, from the first event on."""
         return inner_id(fields, "response")
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``response.model``, beside the id."""
+        return inner_model(fields, "response")
 
     @staticmethod
     def quick(data: bytes) -> int:
@@ -185,7 +193,7 @@ def _output(event: Event, kind: int) -> Output:
 
 def _end(response: Response, finish: str | None) -> Reading:
     """The end: vLLM says ``response.completed`` of an answer that is incomplete, so the reason goes first."""
-    reading = Reading()
+    reading = Reading(model=model_name(response.model))  # llama.cpp's names it nowhere else
     if response.usage is not None:
         reading.usage = _usage_of(response.usage)
     if response.error is not None or finish is None:
@@ -246,6 +254,7 @@ def _loose_response(value: object) -> Response | None:
         usage=_loose_usage(value.get("usage")),
         incomplete_details=Incomplete(reason if isinstance(reason, str) else None),
         error=value.get("error"),
+        model=value.get("model"),
     )
 
 

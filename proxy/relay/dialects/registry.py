@@ -52,6 +52,7 @@ class Sniffed(NamedTuple):
     dialect: Dialect | None
     response_id: str | None
     blank: bool
+    model: str | None = None
 
 
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -69,7 +70,7 @@ def by_path(path: str) -> Dialect | None:
 
 
 def sniff(data: bytes, promised: Dialect | None = None) -> Sniffed:
-    """What an event shows of its dialect, and the response's id.
+    """What an event shows of its dialect, the response's id, and the model that the response names.
 
     ``promised``: what the path said; where the event proves that one, no other is asked.
     """
@@ -81,4 +82,4 @@ def sniff(data: bytes, promised: Dialect | None = None) -> Sniffed:
     if shown is None:
         shown = next((dialect for dialect in DIALECTS if dialect.shows(fields)), None)
     asked = shown or promised or GENERIC
-    return Sniffed(shown, asked.response_id(fields), not fields)
+    return Sniffed(shown, asked.response_id(fields), not fields, asked.model(fields))

@@ -34,6 +34,7 @@ from proxy.relay.dialects.base import (
     error_word,
     identifier,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -106,6 +107,11 @@ class SGLangGenerate:
     def response_id(fields: Fields) -> str | None:
         """``meta_info.id``; of several choices each has its own, the first to come names the response."""
         return identifier(as_dict(plainly(fields, "meta_info")).get("id"))
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``, where it is given: the server serves one."""
+        return model_name(plainly(fields, "model"))
 
     @staticmethod
     def quick(data: bytes) -> int:

@@ -32,6 +32,7 @@ from proxy.relay.dialects.base import (
     count,
     error_word,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -96,6 +97,11 @@ class TGIGenerate:
     def response_id(fields: Fields) -> str | None:
         """There is none."""
         return None
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model``, where it is given: the server serves one."""
+        return model_name(plainly(fields, "model"))
 
     @staticmethod
     def quick(data: bytes) -> int:

@@ -35,6 +35,7 @@ from proxy.relay.dialects.base import (
     error_word,
     identifier,
     loose,
+    model_name,
     plainly,
     utf8_size,
     word,
@@ -96,6 +97,11 @@ class TritonGenerate:
     def response_id(fields: Fields) -> str | None:
         """``id``, where the request gave one."""
         return identifier(plainly(fields, "id"))
+
+    @staticmethod
+    def model(fields: Fields) -> str | None:
+        """``model_name``."""
+        return model_name(plainly(fields, "model_name"))
 
     @staticmethod
     def quick(data: bytes) -> int:
