@@ -43,6 +43,11 @@ def worst_of(records: Iterable[Json], covered_from: str) -> list[Json]:
 def findings(summary: Json) -> list[str]:
     """What needs somebody's attention, in sentences, the gravest first."""
     found = []
+    if (degraded := summary["degraded"]) is not None:
+        found.append(
+            f"this is {summary['instance']} alone: the other hosts' numbers cannot be read from Redis "
+            f"({degraded['reason']}) since {degraded['since']}"
+        )
     for group in summary["groups"]:
         good, objective = group["good_ratio"], group["objective"]
         if good is not None and objective is not None and good < objective:
@@ -108,7 +113,7 @@ def sections(summary: Json, worst: Sequence[Json]) -> list[Section]:
             [_worst(record) for record in worst],
         ),
         _us(summary),
-        _blind(summary["proxy"]),
+        _blind(summary),
         _now(summary),
     ]
 
@@ -117,9 +122,16 @@ def heading(summary: Json) -> str:
     """Which time it is about."""
     error = summary["relative_error"]
     return (
-        f"Legato {summary['version']} on {summary['instance']}: {summary['covered_from']} to "
+        f"Legato {summary['version']} {_where(summary)}: {summary['covered_from']} to "
         f"{summary['covered_to']} ({time(summary['window_s'])}), quantiles within {error:.1%}"
     )
+
+
+def _where(summary: Json) -> str:
+    if summary["scope"] != "fleet":
+        return f"on {summary['instance']}"
+    instances = summary["instances"]
+    return f"on {instances} instance{'s' * (instances != 1)} (as {summary['instance']} reads them)"
 
 
 def _name(group: Json) -> str:
@@ -188,13 +200,17 @@ def _us(summary: Json) -> Section:
         f"{deadlines['client_blocked']} of clients that read too slowly"
     )
     since = f"delays are since {proxy['since']}; quantiles are upper bounds"
+    if summary["scope"] == "fleet":
+        since = f"of {proxy['instance']} alone: {since}"
     return Section("Is it us?", [out, since], ("delay", "count", "p50", "p99", "p99.9", "sum"), rows, 1)
 
 
-def _blind(proxy: Json) -> Section:
+def _blind(summary: Json) -> Section:
+    proxy = summary["proxy"]
     return Section(
         "Are we blind?",
         [
+            *([f"of {proxy['instance']} alone"] if summary["scope"] == "fleet" else []),
             f"not measured: {counted(proxy['unmeasured']) or 'none'}",
             f"dropped: {counted(proxy['dropped']) or 'none'}",
             f"exports failed: {counted(proxy['export_failures']) or 'none'}",

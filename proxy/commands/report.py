@@ -51,6 +51,13 @@ def report(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object: findings, worst requests, the whole summary.")
     ] = False,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="fleet: all hosts that share its Redis; host: that one. Default: fleet where there is one.",
+        ),
+    ] = None,
     admin: Annotated[
         str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
     ] = ADMIN,
@@ -68,8 +75,9 @@ def report(
         raise typer.BadParameter(str(error), param_hint="--window") from error
     base, token = _base(admin), _token(token_file)
     try:
-        summary = _get(base, "/api/summary", {"window": window}, token)
-        records = _get(base, "/api/requests", {"sort": "worst", "limit": "1000"}, token)
+        asked = {"window": window} | ({} if scope is None else {"scope": scope})
+        summary = _get(base, "/api/summary", asked, token)
+        records = _get(base, "/api/requests", _worst_of(summary), token)
         _print(base, summary, records, "json" if as_json else "md" if as_markdown else "table")
     except Unread as problem:
         typer.echo(f"legato: {problem}", err=True)
@@ -82,6 +90,13 @@ def register(app: typer.Typer) -> None:
 
 
 # ---------------------------------------------------------------- asking
+
+
+def _worst_of(summary: Any) -> dict[str, str]:
+    """Ask for the worst requests of those that the summary is about."""
+    asked = {"sort": "worst", "limit": "1000"}
+    fleet = isinstance(summary, dict) and summary.get("scope") == "fleet"
+    return asked | {"scope": "fleet"} if fleet else asked
 
 
 def _base(admin: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Response
@@ -10,8 +11,10 @@ from msgspec import Meta, Struct
 from pydantic import BaseModel, ConfigDict
 
 from proxy.control.core import Controller
+from proxy.control.fleet.store import StoreError
 from proxy.control.record import Record, Timeline
 from proxy.control.schema import ApiError, answers, reply
+from proxy.control.scope import HERE, Degraded, ScopeQuery, Share, instead, reader_of
 from proxy.control.settle import Settled
 from proxy.control.store import Store
 from proxy.control.timeline import timeline
@@ -24,10 +27,13 @@ class RecordPage(Struct, frozen=True):
     requests: list[Record]
     matched: Annotated[int, Meta(description="how many matched, those beyond `limit` included")]
     searched: Annotated[int, Meta(description="how many are kept at all")]
+    scope: Annotated[str, Meta(description="`fleet`: of all hosts; `host`: of this one")]
+    degraded: Annotated[Degraded | None, Meta(description="why this is `host`, where `fleet` was asked for")]
 
 
 class RecordDetail(Record, frozen=True, kw_only=True):
-    """One record with its timeline (``null`` where it was not streamed or its arrivals are gone)."""
+    """One record with its timeline (``null`` where it was not streamed, its arrivals are gone, or another
+    host has them)."""
 
     timeline: Timeline | None
 
@@ -60,6 +66,7 @@ class Filters(BaseModel):
     request_id: _Name = None
     response_id: _Name = None
     trace_id: _Name = None
+    scope: ScopeQuery = None
 
     def conditions(self) -> list[Callable[[Settled], bool]]:
         """Those that are given, as predicates."""
@@ -75,6 +82,19 @@ class Filters(BaseModel):
         if (duration_s := self.min_duration_s) is not None:
             given.append(lambda settled: settled.duration_ns >= duration_s * 1e9)
         return given
+
+    def fits(self, record: Record) -> bool:
+        """The same of a record of another host."""
+        if any(
+            wanted is not None and getattr(record, name) != wanted
+            for name, wanted in ((name, getattr(self, name)) for name in _EQUAL)
+        ):
+            return False
+        return (
+            (self.min_missed is None or (record.missed or 0) >= self.min_missed)
+            and (self.max_fluidity is None or _least(record) <= self.max_fluidity)
+            and (self.min_duration_s is None or record.duration_s >= self.min_duration_s)
+        )
 
 
 _EQUAL: Final[dict[str, Callable[[Settled], Any]]] = {
@@ -94,39 +114,83 @@ _EQUAL: Final[dict[str, Callable[[Settled], Any]]] = {
 
 def _fluidity(settled: Settled) -> float:
     """For comparing; what has none is beyond every bound."""
-    fluidity = settled.record.fluidity
-    return 2.0 if fluidity is None else fluidity
+    return _least(settled.record)
+
+
+def _least(record: Record) -> float:
+    return 2.0 if record.fluidity is None else record.fluidity
 
 
 def requests_router(controller: Controller) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/api/requests", tags=["requests"])
 
-    @router.get("", summary="Recent or worst requests", **answers(RecordPage, 401, 403))
+    @router.get("", summary="Recent or worst requests", **answers(RecordPage, 401, 403, 422))
     async def list_requests(filters: Annotated[Filters, Query()]) -> Response:
-        return reply(select(controller.store, filters))
+        # Only where it is asked for: this host's own have timelines, and cost nothing to look up.
+        reader, share = reader_of(controller, filters.scope or "host"), HERE
+        if reader is not None:
+            try:
+                return reply(_of_all(controller.store, await reader.records(), filters))
+            except StoreError as error:
+                share = instead(reader, error.reason)
+        return reply(select(controller.store, filters, share))
 
     @router.get("/{id}", summary="One request with its timeline", **answers(RecordDetail, 401, 403, 404))
     async def one_request(
         id: Annotated[str, Path(max_length=256, description="Its id, request_id, response_id or trace_id.")],
     ) -> Response:
         kept = controller.store.find(id)
-        if kept is None:
-            raise ApiError(
-                404,
-                "no kept request has this id, request_id, response_id or trace_id",
-                "only the most recent and the worst requests are kept: the access log has all of them",
-            )
-        settled = kept.settled
-        shown = timeline(settled) if kept.arrivals else None
-        fields = {name: getattr(settled.record, name) for name in settled.record.__struct_fields__}
-        return reply(RecordDetail(**fields, timeline=shown))
+        if kept is not None:
+            return reply(_detail(kept.settled.record, timeline(kept.settled) if kept.arrivals else None))
+        elsewhere, mend = await _elsewhere(controller, id)
+        if elsewhere is not None:
+            return reply(_detail(elsewhere, None))
+        raise ApiError(404, "no kept request has this id, request_id, response_id or trace_id", mend)
 
     return router
 
 
-def select(store: Store, filters: Filters) -> RecordPage:
-    """The records that match."""
+async def _elsewhere(controller: Controller, id: str) -> tuple[Record | None, str]:
+    """The record of another host, or what to do where there is none."""
+    mend = "only the most recent and the worst requests are kept: the access log has all of them"
+    if controller.reader is None:
+        return None, mend
+    try:
+        return await controller.reader.find(id), mend
+    except StoreError as error:
+        return None, f"other hosts could not be asked (Redis: {error.reason}); {mend}"
+
+
+def _detail(record: Record, shown: Timeline | None) -> RecordDetail:
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return RecordDetail(**fields, timeline=shown)
+
+
+def _of_all(store: Store, others: Iterable[Record], filters: Filters) -> RecordPage:
+    """The records of all hosts that match; this host's as they are here, the latest included."""
+    every = {settled.facts.id: settled.record for settled in _distinct(store)}
+    for record in others:
+        every.setdefault(record.id, record)
+    found = [record for record in every.values() if filters.fits(record)]
+    if filters.sort == "worst":
+        found = [record for record in found if record.fluidity is not None]
+        found.sort(key=lambda record: (_least(record), -(record.missed or 0)))
+    else:
+        found.sort(key=_ended, reverse=True)
+    return RecordPage(found[: filters.limit], len(found), len(every), "fleet", None)
+
+
+def _ended(record: Record) -> float:
+    """Unix seconds, to the millisecond; another host's text is not trusted to be a time."""
+    try:
+        return datetime.fromisoformat(record.time).timestamp() + record.duration_s
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def select(store: Store, filters: Filters, share: Share = HERE) -> RecordPage:
+    """The records of this host that match."""
     conditions = filters.conditions()
     everything = list(_distinct(store))
     found = [settled for settled in everything if all(holds(settled) for holds in conditions)]
@@ -135,7 +199,8 @@ def select(store: Store, filters: Filters) -> RecordPage:
         found.sort(key=lambda settled: (_fluidity(settled), -(settled.record.missed or 0)))
     else:
         found.sort(key=lambda settled: settled.facts.received_unix_ns + settled.duration_ns, reverse=True)
-    return RecordPage([settled.record for settled in found[: filters.limit]], len(found), len(everything))
+    shown = [settled.record for settled in found[: filters.limit]]
+    return RecordPage(shown, len(found), len(everything), share.scope, share.degraded)
 
 
 def _distinct(store: Store) -> Iterator[Settled]:

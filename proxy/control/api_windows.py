@@ -9,10 +9,23 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 
 from proxy.control.core import Controller
+from proxy.control.fleet.reader import Reader as FleetReader
+from proxy.control.fleet.store import StoreError
 from proxy.control.schema import ApiError, answers, reply
+from proxy.control.scope import HERE, ScopeQuery, Share, instead, reader_of
 from proxy.control.summary import Summary, summarise
-from proxy.control.timeseries import POINTS_MOST, By, Metric, Reader, TimeSeries, Wanted, step_of
-from proxy.control.windowed import MissRates, miss_rates, summarise_window
+from proxy.control.timeseries import (
+    POINTS_MOST,
+    By,
+    FleetSeries,
+    Metric,
+    Reader,
+    TimeSeries,
+    TooManyPoints,
+    Wanted,
+    step_of,
+)
+from proxy.control.windowed import MissRates, miss_rates, miss_rates_of, summarise_fleet, summarise_window
 from proxy.control.windows import DAY_NS
 from proxy.tasks import spawn
 from proxy.units import format_duration, parse_duration
@@ -73,7 +86,8 @@ _Window = Annotated[
         max_length=32,
         description="The stretch of time up to now, 10s to 1d, with its unit (`5m`, `1h`). Its old end is "
         "moved outwards to a slot's (10 s in the last hour, 1 min before), by up to half a minute more where "
-        "the same window was asked a moment ago: `covered_from` tells.",
+        "the same window was asked a moment ago; over the fleet by at most a twentieth of the window (or "
+        "10 s): `covered_from` tells.",
         examples=["5m"],
     ),
 ]
@@ -90,19 +104,44 @@ _Step = Annotated[
 ]
 
 
-def series_of(controller: Controller, metric: Metric, window: str, step: str | None, by: By) -> Reader:
-    """The question of ``/api/timeseries``; ``ApiError`` 422 where it cannot be answered."""
-    window_ns, now_ns = window_of(window), controller.now_unix_ns()
+def wanted_of(now_ns: int, metric: Metric, window: str, step: str | None, by: By) -> Wanted:
+    """The question of ``/api/timeseries``; ``ApiError`` 422 where it is none."""
+    window_ns = window_of(window)
     step_ns = -(-window_ns // _POINTS) if step is None else duration("step", step, TEN_NS, DAY_NS, _STEP)
     if step_ns > window_ns:
         raise ApiError(422, f"step: {step!r} is longer than the window {window!r}", _STEP)
-    controller.windows.advance(now_ns)
-    wanted = Wanted(metric, by, now_ns - window_ns, now_ns, step_of(step_ns, window_ns))
+    return Wanted(metric, by, now_ns - window_ns, now_ns, step_of(step_ns, window_ns))
+
+
+def series_of(controller: Controller, metric: Metric, window: str, step: str | None, by: By) -> Reader:
+    """Who reads the answer from this host's windows; ``ApiError`` 422 where it cannot be answered."""
+    wanted = wanted_of(controller.now_unix_ns(), metric, window, step, by)
+    controller.windows.advance(wanted.to_ns)
     reader = Reader(controller.windows, wanted)
     if reader.count > POINTS_MOST:
-        message = f"step: {step!r} makes {reader.count} points by {by}: {POINTS_MOST} are possible"
-        raise ApiError(422, message, "give a longer step, a shorter window, or by=none")
+        raise _too_many(reader.count, step, by)
     return reader
+
+
+def _too_many(count: int, step: str | None, by: By) -> ApiError:
+    message = f"step: {step!r} makes {count} points by {by}: {POINTS_MOST} are possible"
+    return ApiError(422, message, "give a longer step, a shorter window, or by=none")
+
+
+async def _fleet_summary(controller: Controller, reader: FleetReader, window_ns: int) -> Summary:
+    found = await reader.read(window_ns, reader.now_ns())
+    return summarise_fleet(controller, window_ns, found, await reader.now())
+
+
+async def _fleet_series(
+    reader: FleetReader, metric: Metric, window: str, step: str | None, by: By
+) -> TimeSeries:
+    wanted = wanted_of(reader.now_ns(), metric, window, step, by)
+    series = FleetSeries(wanted)
+    try:
+        return await reader.series((metric, window, step, by), series.bounds, series.take, series.answer)
+    except TooManyPoints as many:
+        raise _too_many(many.count, step, by) from None
 
 
 def windows_router(controller: Controller) -> APIRouter:
@@ -115,22 +154,35 @@ def windows_router(controller: Controller) -> APIRouter:
         summary="Everything since the start or in a window, by group",
         **answers(Summary, 401, 403, 422),
     )
-    async def summary(window: _Window = None) -> Response:
+    async def summary(window: _Window = None, scope: ScopeQuery = None) -> Response:
+        reader, share = reader_of(controller, scope, window), HERE
         if window is None:
             return reply(summarise(controller))
         window_ns = window_of(window)
+        if reader is not None:
+            try:
+                return reply(await _fleet_summary(controller, reader, window_ns))
+            except StoreError as error:
+                share = instead(reader, error.reason)
         await preparing.ready(window_ns)
-        return reply(summarise_window(controller, window_ns))
+        return reply(summarise_window(controller, window_ns, share))
 
     @router.get(
         "/curves/miss-rate",
         summary="Miss-rate curves in a window, by group",
         **answers(MissRates, 401, 403, 422),
     )
-    async def show_miss_rates(window: _Window = "1h") -> Response:
+    async def show_miss_rates(window: _Window = "1h", scope: ScopeQuery = None) -> Response:
         window_ns = window_of("1h" if window is None else window)
+        reader, share = reader_of(controller, scope), HERE
+        if reader is not None:
+            try:
+                found = await reader.read(window_ns, reader.now_ns())
+                return reply(miss_rates_of(found.windowed, Share("fleet", found.instances)))
+            except StoreError as error:
+                share = instead(reader, error.reason)
         await preparing.ready(window_ns)
-        return reply(miss_rates(controller, window_ns))
+        return reply(miss_rates(controller, window_ns, share))
 
     @router.get(
         "/timeseries", summary="One metric over a window, in steps", **answers(TimeSeries, 401, 403, 422)
@@ -140,9 +192,17 @@ def windows_router(controller: Controller) -> APIRouter:
         window: _Window = "1h",
         step: _Step = None,
         by: Annotated[By, Query(description="One series for each of these; `none`: one for all.")] = "none",
+        scope: ScopeQuery = None,
     ) -> Response:
-        reader = series_of(controller, metric, "1h" if window is None else window, step, by)
+        window = "1h" if window is None else window
+        fleet, share = reader_of(controller, scope), HERE
+        if fleet is not None:
+            try:
+                return reply(await _fleet_series(fleet, metric, window, step, by))
+            except StoreError as error:
+                share = instead(fleet, error.reason)
+        reader = series_of(controller, metric, window, step, by)
         await _stepwise(reader.steps())
-        return reply(reader.answer())
+        return reply(reader.answer(share))
 
     return router

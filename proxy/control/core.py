@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -23,6 +23,9 @@ from proxy.control.windows import Booked, WindowBook
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
 
+if TYPE_CHECKING:
+    from proxy.control.fleet.reader import Reader
+
 _log = logging.getLogger("legato.control")
 
 
@@ -35,6 +38,8 @@ class Sink(Protocol):
 class Fleet(Protocol):
     """Who shares what is booked here with other hosts; must not wait, must not raise."""
 
+    @property
+    def reader(self) -> Reader: ...
     def booked(self, booked: Booked, /) -> None: ...
     def hello(self, hello: Hello, /) -> None: ...
 
@@ -183,6 +188,11 @@ class Controller:
     def join(self, fleet: Fleet) -> None:
         """Share what is booked from now on."""
         self._fleet = fleet
+
+    @property
+    def reader(self) -> Reader | None:
+        """The merged view of all hosts; ``None`` where nothing is shared."""
+        return None if self._fleet is None else self._fleet.reader
 
     def add_sink(self, sink: Sink) -> None:
         """Hand every settled batch from now on to one more."""

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from proxy.control.core import Controller
 from proxy.control.ledger import DURATION, FLUIDITY, NORMALIZED, TBT, TPOT, TTFT, GroupBook, bounds_of
 from proxy.control.record import iso_time
+from proxy.control.scope import HERE, Degraded, Share
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import Hist, Snapshot
 from proxy.link import GroupNow
@@ -111,10 +112,11 @@ class ProxySummary(Struct, frozen=True):
     unmeasured: dict[str, int]
     export_failures: dict[str, int]
     draining: bool
+    instance: Annotated[str, Meta(description="all of this is of this host alone, whatever the scope")]
 
 
 class BackendSummary(Struct, frozen=True):
-    """One backend's pools over all workers."""
+    """One backend's pools over all workers of the scope."""
 
     name: str
     up: bool
@@ -131,6 +133,12 @@ class Summary(Struct, frozen=True, kw_only=True):
     version: str
     since: Annotated[str, Meta(description="the start of the control process")]
     at: str
+    scope: Annotated[str, Meta(description="`fleet`: all hosts; `host`: this one")]
+    instances: Annotated[
+        int,
+        Meta(description="control processes that wrote within the window; one that was restarted is two"),
+    ]
+    degraded: Annotated[Degraded | None, Meta(description="why this is `host`, where `fleet` was meant")]
     asked_s: Annotated[float | None, Meta(description="`window`; null: everything since the start")]
     covered_from: Annotated[str, Meta(description="requests that ended from here ...")]
     covered_to: Annotated[
@@ -183,6 +191,7 @@ def frame(
     relative_error: float,
     total: GroupSummary,
     groups: list[GroupSummary],
+    share: Share = HERE,
 ) -> Summary:
     """The summary around its groups; ``covered`` in unix nanoseconds."""
     from_ns, to_ns = covered
@@ -191,6 +200,9 @@ def frame(
         version=snapshot.version,
         since=iso_time(snapshot.since_unix_ns),
         at=iso_time(snapshot.at_unix_ns),
+        scope=share.scope,
+        instances=share.instances,
+        degraded=share.degraded,
         asked_s=None if asked_ns is None else asked_ns / 1e9,
         covered_from=iso_time(from_ns),
         covered_to=iso_time(to_ns),
@@ -268,6 +280,7 @@ def _proxy(controller: Controller, snapshot: Snapshot, from_ns: int | None) -> P
         unmeasured=snapshot.unmeasured,
         export_failures=snapshot.export_failures,
         draining=snapshot.draining,
+        instance=snapshot.instance,
     )
 
 

@@ -6,12 +6,13 @@ the tokens of a stream of a minute stand in its last step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 from msgspec import Meta, Struct, field
 
 from proxy.control.record import iso_time
+from proxy.control.scope import HERE, Degraded, Share
 from proxy.control.settle import GroupKey
 from proxy.control.windowed import seconds
 from proxy.control.windows import WindowBook, by
@@ -70,11 +71,14 @@ class TimeSeries(Struct, frozen=True):
     by: str
     step_s: Annotated[float, Meta(description="as asked, or longer where only longer slots are kept")]
     relative_error: Annotated[float, Meta(description="quantiles are at most this far from the true ones")]
+    scope: str
+    degraded: Degraded | None
     series: list[Series]
 
 
 #: Names, and the groups that they stand for; ``None``: all.
-_Lane = tuple[tuple[str | None, str | None, str | None], Sequence[GroupKey] | None]
+_Names = tuple[str | None, str | None, str | None]
+_Lane = tuple[_Names, Sequence[GroupKey] | None]
 
 
 class Wanted(NamedTuple):
@@ -166,13 +170,9 @@ class Reader:
                 yield
             self._series.append(Series(*names, points))
 
-    def answer(self) -> TimeSeries:
+    def answer(self, share: Share = HERE) -> TimeSeries:
         """What was read."""
-        wanted = self._wanted
-        unit = _METRICS[wanted.metric][0]
-        return TimeSeries(
-            wanted.metric, unit, wanted.by, wanted.step_ns / 1e9, round(self._error, 6), self._series
-        )
+        return _answer(self._wanted, self._error, self._series, share)
 
     def _lanes(self) -> list[_Lane]:
         shared, keys = self._wanted.by, self._book.keys
@@ -191,6 +191,88 @@ class Reader:
     def _point(self, view: View) -> Point:
         end_ns = min(view.end_ns, self._wanted.to_ns)
         self._error = max(self._error, view.relative_error)
-        value = _METRICS[self._wanted.metric][1](view.slot, (end_ns - view.start_ns) / 1e9)
-        shown = None if value is None else round(value, 6)
-        return Point(iso_time(view.start_ns), iso_time(end_ns), shown)
+        return _point_of(self._wanted, view.slot, view.start_ns, end_ns)
+
+
+class TooManyPoints(Exception):
+    """The answer would have ``count`` points and more."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+class FleetSeries:
+    """The series of a question over all hosts: ``take`` each of ``bounds``, the first first, then ``answer``.
+
+    Which groups there are is known at the end; nothing but points is held until then.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        first = wanted.from_ns // wanted.step_ns * wanted.step_ns
+        self._wanted = wanted
+        self._error = Slot().relative_error
+        self._lanes: dict[_Names, dict[int, Point]] = {}
+        #: Unix nanoseconds of each step.
+        self.bounds = [(at, at + wanted.step_ns) for at in range(first, wanted.to_ns, wanted.step_ns)]
+        self._check(1)
+
+    def take(self, index: int, groups: Mapping[GroupKey, Slot]) -> None:
+        """The merged slots of one step."""
+        lanes: dict[_Names, Slot] = {}
+        for key, slot in groups.items():
+            names = _names(key, self._wanted.by)
+            held = lanes.setdefault(names, slot)
+            if held is not slot:
+                held.merge(slot)
+        for names, slot in lanes.items():
+            self._error = max(self._error, slot.relative_error)
+            self._lanes.setdefault(names, {})[index] = self._point(index, slot)
+        self._check(len(self._lanes))
+
+    def answer(self) -> TimeSeries:
+        """What was taken."""
+        if self._wanted.by == "none":
+            self._lanes.setdefault((None, None, None), {})
+        empty = Slot()
+        series = [
+            Series(*names, [points.get(at) or self._point(at, empty) for at in range(len(self.bounds))])
+            for names, points in sorted(self._lanes.items(), key=str)
+        ]
+        return _answer(self._wanted, self._error, series, Share("fleet"))
+
+    def _point(self, index: int, slot: Slot) -> Point:
+        start_ns, end_ns = self.bounds[index]
+        return _point_of(self._wanted, slot, start_ns, min(end_ns, self._wanted.to_ns))
+
+    def _check(self, lanes: int) -> None:
+        if lanes * len(self.bounds) > POINTS_MOST:
+            raise TooManyPoints(lanes * len(self.bounds))
+
+
+def _names(key: GroupKey, shared: By) -> _Names:
+    """Those of the names that the groups of a lane share."""
+    backend, model, slo = (
+        name if shared in (field, "group") else None
+        for field, name in zip(GroupKey._fields, key, strict=True)
+    )
+    return backend, model, slo
+
+
+def _point_of(wanted: Wanted, slot: Slot, start_ns: int, end_ns: int) -> Point:
+    value = _METRICS[wanted.metric][1](slot, (end_ns - start_ns) / 1e9)
+    return Point(iso_time(start_ns), iso_time(end_ns), None if value is None else round(value, 6))
+
+
+def _answer(wanted: Wanted, error: float, series: list[Series], share: Share) -> TimeSeries:
+    unit = _METRICS[wanted.metric][0]
+    return TimeSeries(
+        wanted.metric,
+        unit,
+        wanted.by,
+        wanted.step_ns / 1e9,
+        round(error, 6),
+        share.scope,
+        share.degraded,
+        series,
+    )

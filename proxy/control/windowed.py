@@ -7,13 +7,17 @@ steps (``WindowBook.prepare``), where an answer must not hold up others.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 from proxy.control.core import Controller
+from proxy.control.fleet.reader import FleetNow, FleetWindow
 from proxy.control.record import iso_time
+from proxy.control.scope import HERE, Degraded, Share
 from proxy.control.settle import GroupKey
+from proxy.control.snapshot import Snapshot
 from proxy.control.summary import (
     FluidityQuantiles,
     GroupSummary,
@@ -25,6 +29,7 @@ from proxy.control.summary import (
     ratio,
     rounded,
 )
+from proxy.control.windows import Windowed
 from proxy.link import GroupNow
 from scoring.sketch import LogHistogram
 from scoring.slot import GRID_NS, Slot
@@ -62,18 +67,33 @@ class GroupMissRate(Struct, frozen=True, kw_only=True):
 
 
 class MissRates(Struct, frozen=True):
-    """MissRates by group over a window."""
+    """MissRates by group over a window; ``scope`` and what follows as in the summary."""
 
     covered_from: str
     covered_to: str
+    scope: str
+    instances: int
+    degraded: Degraded | None
     total: GroupMissRate
     groups: list[GroupMissRate]
 
 
-def summarise_window(controller: Controller, window_ns: int) -> Summary:
-    """The summary of what ended in the last ``window_ns``."""
+def summarise_window(controller: Controller, window_ns: int, share: Share = HERE) -> Summary:
+    """The summary of what ended here in the last ``window_ns``."""
     snapshot = controller.snapshot()
     read = controller.windows.read(window_ns, snapshot.at_unix_ns)
+    return _summary(controller, snapshot, window_ns, read, share)
+
+
+def summarise_fleet(controller: Controller, window_ns: int, found: FleetWindow, now: FleetNow) -> Summary:
+    """The summary of what ended on all hosts; ``proxy`` is this host's own."""
+    snapshot = replace(controller.snapshot(), now=now.groups, backends=now.backends)
+    return _summary(controller, snapshot, window_ns, found.windowed, Share("fleet", found.instances))
+
+
+def _summary(
+    controller: Controller, snapshot: Snapshot, window_ns: int, read: Windowed, share: Share
+) -> Summary:
     now = {GroupKey(each.backend, each.model, each.slo): each for each in snapshot.now}
     promised, empty = objectives(controller), Slot()
     return frame(
@@ -87,6 +107,7 @@ def summarise_window(controller: Controller, window_ns: int) -> Summary:
             _group(key, read.groups.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo))
             for key in sorted(read.groups.keys() | now.keys())
         ],
+        share=share,
     )
 
 
@@ -131,12 +152,17 @@ def seconds(hist: LogHistogram, q: float) -> float | None:
     return None if value_ns is None else round(value_ns / 1e9, 6)
 
 
-def miss_rates(controller: Controller, window_ns: int) -> MissRates:
-    """The curves of what ended in the last ``window_ns``."""
-    read = controller.windows.read(window_ns, controller.now_unix_ns())
+def miss_rates(controller: Controller, window_ns: int, share: Share = HERE) -> MissRates:
+    """The curves of what ended here in the last ``window_ns``."""
+    return miss_rates_of(controller.windows.read(window_ns, controller.now_unix_ns()), share)
+
+
+def miss_rates_of(read: Windowed, share: Share) -> MissRates:
+    """The curves of what was read."""
     return MissRates(
         iso_time(read.start_ns),
         iso_time(read.end_ns),
+        *share,
         _curves(None, read.total),
         [_curves(key, read.groups[key]) for key in sorted(read.groups)],
     )

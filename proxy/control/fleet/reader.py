@@ -1,0 +1,354 @@
+"""What all hosts did, read from Redis: windows, cells of a series, what is in flight, records.
+
+The slots of every incarnation are asked for in bounded batches and merged in steps that give way to the
+event loop; one question is worked on at a time.  An answer is kept for some seconds, longer where it took
+longer, so that pages that renew themselves cost a bounded share of the time.  What stands in Redis and is
+not of this layout is passed over and counted.  Where Redis cannot be asked, ``StoreError``: the caller
+answers for its own host, and nothing is asked for a moment.
+
+Every moment here is one of Redis's clock, unix nanoseconds; ``offset_ns`` more than the host's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+
+import msgspec
+
+from proxy.control.fleet import cover
+from proxy.control.fleet.layout import (
+    LAYOUT,
+    NOW_S,
+    RECENT_MOST,
+    WORST_MOST,
+    GroupValue,
+    Keys,
+    Nonsense,
+    NowValue,
+    SlotValue,
+    decode_now,
+    decode_record,
+)
+from proxy.control.fleet.store import StoreError
+from proxy.control.record import Record
+from proxy.control.settle import GroupKey
+from proxy.control.snapshot import BackendStats
+from proxy.control.windows import Windowed
+from proxy.control.workers import merge_backends
+from proxy.exporters.catalog import OTHER
+from proxy.link import Beat, GroupNow
+from scoring import codec
+from scoring.slot import Slot
+
+#: Groups of all hosts that are told apart; those beyond are one.
+GROUPS_MOST: Final = 256
+_S: Final = 1_000_000_000
+#: Hashes asked for at once: at 3 hosts of 64 groups some 3 MB.
+_BATCH: Final = 16
+#: Strings asked for at once.
+_VALUES: Final = 64
+#: An answer is kept this long ...
+_KEPT_NS: Final = 5 * _S
+#: ... or so many times as long as it took to make.
+_KEPT_TIMES: Final = 10
+_KEPT_MOST: Final = 6
+#: Work between two turns of the loop.
+_STEP_NS: Final = 3_000_000
+#: After a failure nothing is asked for this long: a page must not wait for each of its parts.
+_PAUSE_NS: Final = 3 * _S
+_REST: Final = GroupKey(OTHER, OTHER, OTHER)
+_T = TypeVar("_T")
+_slots: Final = msgspec.msgpack.Decoder(SlotValue)
+_records: Final = msgspec.json.Decoder(Record)
+
+
+class Source(Protocol):
+    """Redis, as far as it is read; every method raises ``StoreError`` and nothing else."""
+
+    async def hashes(self, keys: Sequence[str], /) -> list[dict[str, bytes]]: ...
+    async def values(self, keys: Sequence[str], /) -> list[bytes | None]: ...
+    async def hosts(self, since_s: int, /) -> list[str]: ...
+    async def records(self, key: str, count: int, /) -> list[bytes]: ...
+
+
+class FleetWindow(NamedTuple):
+    """All hosts over a window; kept for other callers: not to be changed.
+
+    ``instances``: incarnations that wrote since its start; a host that was restarted is two.
+    """
+
+    windowed: Windowed
+    instances: int
+
+
+class FleetNow(NamedTuple):
+    """What all hosts have in flight, as of some seconds ago."""
+
+    groups: tuple[GroupNow, ...]
+    backends: tuple[BackendStats, ...]
+    instances: int
+
+
+class Away(NamedTuple):
+    """Redis cannot be asked; ``since_ns``: of the host's wall clock."""
+
+    reason: str
+    since_ns: int
+
+
+class _Kept(NamedTuple):
+    value: Any
+    until_ns: int
+
+
+class _Turns:
+    """Gives way to the loop once a step has taken its time."""
+
+    def __init__(self, monotonic_ns: Callable[[], int]) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._begun_ns = monotonic_ns()
+
+    async def give(self) -> None:
+        if self._monotonic_ns() - self._begun_ns >= _STEP_NS:
+            await asyncio.sleep(0)
+            self._begun_ns = self._monotonic_ns()
+
+    def anew(self) -> None:
+        """Something was awaited."""
+        self._begun_ns = self._monotonic_ns()
+
+
+class Reader:
+    """See the module."""
+
+    def __init__(
+        self,
+        source: Source,
+        keys: Keys,
+        *,
+        offset_ns: Callable[[], int],
+        unix_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self._source = source
+        self._keys = keys
+        self._offset_ns = offset_ns
+        self._unix_ns = unix_ns
+        self._monotonic_ns = monotonic_ns
+        self._lock = asyncio.Lock()
+        self._answers: dict[Hashable, _Kept] = {}
+        self._away: Away | None = None
+        self._asked_again_ns = 0
+        self.nonsense = 0  # values that were passed over
+
+    @property
+    def away(self) -> Away | None:
+        """Why the last question was not answered; ``None``: it was."""
+        return self._away
+
+    @property
+    def offset_ns(self) -> int:
+        """Redis's clock less the host's."""
+        return self._offset_ns()
+
+    def now_ns(self) -> int:
+        """Redis's clock."""
+        return self._unix_ns() + self._offset_ns()
+
+    # ------------------------------------------------------------ questions
+
+    async def read(self, window_ns: int, now_ns: int) -> FleetWindow:
+        """All that ended in the last ``window_ns``; up to a twentieth of it, or 10 s, more at the old end."""
+        return await self._kept(("window", window_ns), lambda: self._read(window_ns, now_ns))
+
+    async def series(
+        self,
+        question: Hashable,
+        bounds: Sequence[tuple[int, int]],
+        take: Callable[[int, dict[GroupKey, Slot]], None],
+        made: Callable[[], _T],
+    ) -> _T:
+        """Read cell by cell, from the first on, and hand each to ``take(index, groups)``, whose they are.
+
+        ``bounds`` are those of slots; the answer is what ``made`` returns after the last, kept for
+        whoever asks the same ``question``.
+        """
+
+        async def make() -> _T:
+            now_ns = self.now_ns()
+            for index, (from_ns, to_ns) in enumerate(bounds):
+                take(index, await self._merged(cover.stretch(from_ns, to_ns, now_ns)))
+            return made()
+
+        return await self._kept(("series", question), make)
+
+    async def now(self) -> FleetNow:
+        """What is in flight on the hosts that wrote within the last seconds."""
+        return await self._kept("now", self._now)
+
+    async def find(self, name: str) -> Record | None:
+        """The record of any host whose id, request_id, response_id or trace_id this is."""
+        quoted = msgspec.json.encode(name)
+        with self._asking():
+            turns = _Turns(self._monotonic_ns)
+            for key, most in self._streams():
+                found = await self._source.records(key, most)
+                turns.anew()
+                for data in found:
+                    await turns.give()
+                    record = self._record(data, quoted)
+                    if record is not None and name in _names(record):
+                        return record
+        return None
+
+    async def records(self) -> list[Record]:
+        """The latest and the worst of all hosts, each once."""
+        return await self._kept("records", self._all_records)
+
+    # ------------------------------------------------------------ windows
+
+    async def _read(self, window_ns: int, now_ns: int) -> FleetWindow:
+        start_ns, places = cover.window(window_ns, now_ns)
+        groups = await self._merged(places)
+        total, turns = Slot(), _Turns(self._monotonic_ns)
+        for slot in groups.values():
+            total.merge(slot)
+            await turns.give()
+        hosts = await self._source.hosts(start_ns // _S)
+        return FleetWindow(Windowed(total, groups, start_ns, now_ns), len(hosts))
+
+    async def _merged(self, places: Iterable[cover.Place]) -> dict[GroupKey, Slot]:
+        groups: dict[GroupKey, Slot] = {}
+        turns = _Turns(self._monotonic_ns)
+        for batch in _batches([self._keys.slot(*place) for place in places], _BATCH):
+            hashes = await self._source.hashes(batch)
+            turns.anew()
+            for value in (data for fields in hashes for data in fields.values()):
+                for group in self._groups(value):
+                    self._merge(groups, group)
+                    await turns.give()
+        return groups
+
+    def _groups(self, data: bytes) -> list[GroupValue]:
+        try:
+            value = _slots.decode(data)
+        except msgspec.MsgspecError:
+            self.nonsense += 1
+            return []
+        if value.layout != LAYOUT:
+            self.nonsense += 1
+            return []
+        return value.groups
+
+    def _merge(self, groups: dict[GroupKey, Slot], group: GroupValue) -> None:
+        try:
+            # Unpacked whole first: what breaks off in the middle must not leave half of it in the sums.
+            slot = codec.unpack(group.packed)
+        except ValueError:
+            self.nonsense += 1
+            return
+        key = _admit(groups, GroupKey(group.backend, group.model, group.slo))
+        held = groups.get(key)
+        if held is None:
+            groups[key] = slot
+        else:
+            held.merge(slot)
+
+    # ------------------------------------------------------------ now and records
+
+    async def _now(self) -> FleetNow:
+        hosts = await self._source.hosts(self.now_ns() // _S - 2 * NOW_S)
+        found: list[NowValue] = []
+        for batch in _batches([self._keys.now(host) for host in hosts], _VALUES):
+            for data in await self._source.values(batch):
+                if data is not None:
+                    try:
+                        found.append(decode_now(data))
+                    except Nonsense:
+                        self.nonsense += 1
+        groups: dict[GroupKey, GroupNow] = {}
+        for each in (group for value in found for group in value.groups):
+            _add_now(groups, each)
+        # Only the pools are read of a beat.
+        backends = merge_backends(cast(Iterable[Beat], found))
+        return FleetNow(tuple(groups[key] for key in sorted(groups)), backends, len(found))
+
+    async def _all_records(self) -> list[Record]:
+        turns = _Turns(self._monotonic_ns)
+        found: dict[str, Record] = {}
+        for key, most in self._streams():
+            read = await self._source.records(key, most)
+            turns.anew()
+            for data in read:
+                record = self._record(data)
+                if record is not None:
+                    found.setdefault(record.id, record)
+                await turns.give()
+        return list(found.values())
+
+    def _streams(self) -> tuple[tuple[str, int], ...]:
+        return (self._keys.recent, RECENT_MOST), (self._keys.worst, WORST_MOST)
+
+    def _record(self, data: bytes, holds: bytes = b"") -> Record | None:
+        try:
+            text = decode_record(data)
+            return _records.decode(text) if holds in text else None
+        except (Nonsense, msgspec.MsgspecError):
+            self.nonsense += 1
+            return None
+
+    # ------------------------------------------------------------ asking
+
+    async def _kept(self, question: Hashable, make: Callable[[], Awaitable[_T]]) -> _T:
+        async with self._lock:
+            kept = self._answers.get(question)
+            begun_ns = self._monotonic_ns()
+            if kept is not None and begun_ns < kept.until_ns:
+                return cast(_T, kept.value)
+            with self._asking():
+                value = await make()
+            now_ns = self._monotonic_ns()
+            self._answers.pop(question, None)
+            self._answers[question] = _Kept(value, now_ns + max(_KEPT_NS, _KEPT_TIMES * (now_ns - begun_ns)))
+            while len(self._answers) > _KEPT_MOST:
+                del self._answers[next(iter(self._answers))]
+            return value
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        if self._away is not None and self._monotonic_ns() < self._asked_again_ns:
+            raise StoreError(self._away.reason)
+        try:
+            yield
+        except StoreError as error:
+            since_ns = self._unix_ns() if self._away is None else self._away.since_ns
+            self._away = Away(error.reason, since_ns)
+            self._asked_again_ns = self._monotonic_ns() + _PAUSE_NS
+            raise
+        self._away = None
+
+
+def _names(record: Record) -> tuple[str | None, ...]:
+    return record.id, record.request_id, record.response_id, record.trace_id
+
+
+def _admit(groups: dict[GroupKey, Any], key: GroupKey) -> GroupKey:
+    return key if key in groups or len(groups) < GROUPS_MOST - 1 else _REST
+
+
+def _add_now(groups: dict[GroupKey, GroupNow], now: GroupNow) -> None:
+    key = _admit(groups, GroupKey(now.backend, now.model, now.slo))
+    held = groups.setdefault(key, GroupNow(*key, 0, 0, 0, 0))
+    held.in_flight += now.in_flight
+    held.overdue += now.overdue
+    held.missed += now.missed
+    held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
+    held.tokens_per_s += now.tokens_per_s
+
+
+def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for at in range(0, len(keys), size):
+        yield keys[at : at + size]
