@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from proxy.control.snapshot import Hist
+from proxy.control.snapshot import Exemplar, Hist
 
 _NS = 1e9
 
@@ -18,13 +19,14 @@ class Buckets:
     Durations come in nanoseconds and are compared exactly: a value equal to a bound falls below it.
     """
 
-    __slots__ = ("_bounds", "_bounds_ns", "_counts", "_sum")
+    __slots__ = ("_bounds", "_bounds_ns", "_counts", "_exemplars", "_sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._bounds_ns = np.array([round(bound * _NS) for bound in bounds], dtype=np.int64)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] | None = None  # by bucket; most histograms never get one
 
     def add(self, value: float) -> None:
         """Count one value in the metric's unit."""
@@ -39,6 +41,13 @@ class Buckets:
                 self._counts[place] += more
         self._sum += int(values_ns.sum()) / _NS
 
+    def exemplify(self, value: float, at_unix_ns: int, trace_id: str, span_id: str) -> None:
+        """Tell whose trace shows a value that was counted; the latest of each bucket stays."""
+        bucket = bisect_left(self._bounds, value)
+        if self._exemplars is None:
+            self._exemplars = {}
+        self._exemplars[bucket] = Exemplar(bucket, value, at_unix_ns, trace_id, span_id)
+
     def rebound(self, bounds: tuple[float, ...]) -> None:
         """Go on with other bounds.  No count is lost, and where a bound stays its cumulative count stays.
 
@@ -51,8 +60,14 @@ class Buckets:
         for upper, counted in zip(self._bounds, self._counts, strict=False):
             fresh._counts[bisect_left(bounds, upper)] += counted
         fresh._counts[-1] += self._counts[-1]
+        for exemplar in sorted((self._exemplars or {}).values(), key=lambda each: each.at_unix_ns):
+            told = replace(exemplar, bucket=bisect_left(bounds, exemplar.value))
+            fresh._exemplars = {**(fresh._exemplars or {}), told.bucket: told}
         self._bounds, self._bounds_ns, self._counts = fresh._bounds, fresh._bounds_ns, fresh._counts
+        self._exemplars = fresh._exemplars
 
     def freeze(self) -> Hist:
         """What readers see."""
-        return Hist(self._bounds, tuple(self._counts), self._sum)
+        told = self._exemplars
+        exemplars = () if told is None else tuple(told[bucket] for bucket in sorted(told))
+        return Hist(self._bounds, tuple(self._counts), self._sum, exemplars)

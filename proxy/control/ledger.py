@@ -192,6 +192,10 @@ class Ledger:
         self.settled += 1
         return key
 
+    def book_of(self, settled: Settled) -> GroupBook | None:
+        """Where a request was booked; ``None``: it never was."""
+        return self.groups.get(self.cap.admit(settled.group, new=False))
+
     def set_slos(self, slos: Sequence[SloSpec]) -> None:
         """The deadlines changed: they become boundaries of the histograms from now on."""
         bounds = bounds_of(slos)

@@ -13,16 +13,29 @@ from proxy.link import GroupNow
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One request of a histogram's bucket whose trace was kept; ids in hex (32 and 16 digits)."""
+
+    bucket: int  # its index in ``Hist.counts``
+    value: float  # in the metric's unit
+    at_unix_ns: int
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hist:
     """Counts per bucket, not cumulative: ``counts[i]`` holds values up to and including ``bounds[i]``, the
     last what lies beyond.
 
-    ``bounds`` and ``sum`` are in the metric's own unit (seconds, or a ratio).
+    ``bounds`` and ``sum`` are in the metric's own unit (seconds, or a ratio).  ``exemplars``: at most one a
+    bucket, in the buckets' order.
     """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
+    exemplars: tuple[Exemplar, ...] = ()
 
     @property
     def count(self) -> int:
@@ -87,6 +100,16 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisStats:
+    """How sharing through Redis stands: ``up``: the last write was acknowledged; ``offset_s``: Redis's clock
+    minus ours (``None``: not known yet); ``waiting_bytes``: what is kept until Redis takes it."""
+
+    up: bool
+    offset_s: float | None
+    waiting_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at one moment."""
 
@@ -108,3 +131,4 @@ class Snapshot:
     workers: int = 0
     draining: bool = False
     drifts: tuple[Drift, ...] = ()  # where there is a live curve and a frozen one
+    redis: RedisStats | None = None  # None: not configured

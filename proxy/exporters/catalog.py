@@ -74,11 +74,49 @@ class Metric:
         """Whether this version exports it."""
         return self.since in CAPABILITIES
 
+    @property
+    def otlp_name(self) -> str:
+        """Its name over OTLP: ``legato.`` and the rest without what kind and unit say already.
+
+        Prometheus's OTLP receiver puts that behind the name again and arrives at ``name``; but ``_ratio``
+        only behind a gauge's, so that a histogram keeps it.
+        """
+        base = self.name.removeprefix("legato_").removesuffix("_total")
+        said = self.unit in ("seconds", "bytes") or (self.unit == "ratio" and self.kind == "gauge")
+        return f"legato.{base.removesuffix(f'_{self.unit}') if said else base}"
+
+    @property
+    def otlp_unit(self) -> str:
+        """Its unit in UCUM; what is counted stands in braces, which Prometheus leaves out."""
+        return UCUM[self.unit]
+
 
 #: The capabilities of this version.
 CAPABILITIES: Final = frozenset({"stream", "learned_deadlines"})
 
 GROUP: Final = ("backend", "model", "slo")
+
+#: Units in the words of UCUM.  Tokens per second are no ``{token}/s``, which Prometheus would put into the
+#: name; so would it put ``ratio`` behind every gauge whose unit is ``1``.
+UCUM: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "seconds": "s",
+        "bytes": "By",
+        "ratio": "1",
+        "share": "{share}",
+        "bool": "{bool}",
+        "tokens per second": "{tokens_per_second}",
+        "requests": "{request}",
+        "deadlines": "{deadline}",
+        "tokens": "{token}",
+        "connections": "{connection}",
+        "items": "{item}",
+        "attempts": "{attempt}",
+        "alerts": "{alert}",
+        "processes": "{process}",
+        "groups": "{group}",
+    }
+)
 
 # Nineteen boundaries each.
 _TTFT: Final = (
@@ -290,11 +328,26 @@ CATALOG: Final[tuple[Metric, ...]] = (
         exporter=EXPORTER,
     ),
     _gauge(
+        "legato_redis_up",
+        "1 if the last write to Redis was acknowledged, else 0; absent where no Redis is configured.",
+        unit="bool",
+    ),
+    _gauge(
+        "legato_redis_clock_offset_seconds",
+        "Redis's clock minus this host's, as measured last; slots of time are by Redis's clock.",
+        unit="seconds",
+    ),
+    _gauge(
+        "legato_redis_waiting_bytes",
+        "What is kept in memory until Redis takes it.",
+        unit="bytes",
+    ),
+    _gauge(
         "legato_experiment_weight",
         "Share of the traffic.",
         "experiment",
         "backend",
-        unit="ratio",
+        unit="share",
         since="experiments",
     ),
     _counter(

@@ -97,6 +97,7 @@ EXPORTER: Final = _values(
     access_log="A write to the access log failed and is retried.",
     trace_log="A write to the trace file failed and is retried.",
     otlp_traces="An export of spans failed, its retries too; those spans are lost.",
+    otlp_metrics="An export of metrics failed, or was skipped as the one before had not ended.",
 )
 
 ALERT_STATE: Final = _values(

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from proxy.control.snapshot import BackendStats, GroupStats, Hist, SloStats, Snapshot
+from dataclasses import replace
+
+from proxy.control.snapshot import (
+    BackendStats,
+    Drift,
+    Exemplar,
+    GroupStats,
+    Hist,
+    RedisStats,
+    SloStats,
+    Snapshot,
+)
 from proxy.exporters.catalog import CATALOG, bounds_for
 from proxy.exporters.vocabulary import DEADLINE_RESULT, OUTCOME, OUTPUT_SOURCE, PROMPT_SOURCE, RESULT
 from proxy.link import DELAY_BOUNDS_NS, GroupNow
@@ -77,4 +88,31 @@ def large(groups: int = 64) -> Snapshot:
         tuple(GroupNow("stable", f"model-{i}", "chat", 3, 1, 7, 0) for i in range(groups)),
         backends=tuple(BackendStats(f"backend-{i}", True, 4, 2, 0, 1) for i in range(8)),
         slos=tuple(SloStats(f"slo-{i}", 0.5, 0.05, 0.99) for i in range(8)),
+    )
+
+
+def exemplar(bounds: tuple[float, ...], bucket: int) -> Exemplar:
+    """One of a bucket: its upper bound is its value, its number is in its ids and its time."""
+    value = [*bounds, 2 * bounds[-1]][bucket]
+    return Exemplar(bucket, value, 1_800_000_001_500_000_000 + bucket, f"{bucket + 1:032x}", f"{bucket:016x}")
+
+
+def with_exemplars(group_: GroupStats) -> GroupStats:
+    """The same, an exemplar in every bucket of every histogram."""
+    hists = {
+        name: replace(held, exemplars=tuple(exemplar(held.bounds, i) for i in range(len(held.counts))))
+        for name, held in group_.hists.items()
+    }
+    return replace(group_, hists=hists)
+
+
+def everything(groups: int = 3) -> Snapshot:
+    """A snapshot in which every metric has a value, and every bucket of the groups an exemplar."""
+    full = large(groups)
+    return replace(
+        full,
+        groups=tuple(map(with_exemplars, full.groups)),
+        drifts=(Drift("stable", "model-1", 1.25, {"p50": 1.5, "p99": 2.0}),),
+        redis=RedisStats(up=True, offset_s=-0.125, waiting_bytes=4_321),
+        export_failures={"prometheus": 1, "a-new-one": 2},
     )

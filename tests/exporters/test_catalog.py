@@ -66,6 +66,9 @@ ADDED = {
     "legato_groups": ("gauge", ()),
     "legato_groups_limit": ("gauge", ()),
     "legato_counting_since_seconds": ("gauge", ()),
+    "legato_redis_up": ("gauge", ()),
+    "legato_redis_clock_offset_seconds": ("gauge", ()),
+    "legato_redis_waiting_bytes": ("gauge", ()),
 }
 LATER = {
     "legato_experiment_weight",
@@ -216,3 +219,51 @@ class Mutable:
 
 def test_deadlines_are_read_by_shape() -> None:
     assert deadlines_of("legato_tbt_seconds", [Mutable(((0, 1),), 20_000_000, None, 0.9)]) == (0.02,)
+
+
+# ---------------------------------------------------------------- over OTLP
+
+#: What Prometheus's OTLP receiver puts behind a name, by the unit.
+_BEHIND = {"s": ["seconds"], "By": ["bytes"], "1": []}
+
+
+def by_prometheus(name: str, unit: str, kind: str) -> str:
+    """The name that Prometheus gives a metric that comes over OTLP (its translation with suffixes)."""
+    words = [word for word in re.split(r"[^a-zA-Z0-9:]", name) if word]
+    main, _, per = unit.partition("/")
+    assert not per, "a rate would be spelled out in the name"
+    if "{" not in main:
+        words += [word for word in _BEHIND[main] if word not in words]
+    if kind == "counter":
+        words = [word for word in words if word != "total"] + ["total"]
+    if unit == "1" and kind == "gauge":
+        words = [word for word in words if word != "ratio"] + ["ratio"]
+    return "_".join(words)
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_prometheus_gives_a_metric_that_comes_over_otlp_the_same_name(name: str) -> None:
+    metric = BY_NAME[name]
+    assert by_prometheus(metric.otlp_name, metric.otlp_unit, metric.kind) == name
+    assert re.fullmatch(r"legato\.[a-z][a-z0-9_]*[a-z]", metric.otlp_name)
+    assert re.fullmatch(r"s|By|1|\{[a-z_]+\}", metric.otlp_unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "over_otlp", "unit"),
+    [
+        ("legato_ttft_seconds", "legato.ttft", "s"),
+        ("legato_requests_total", "legato.requests", "{request}"),
+        ("legato_fluidity_ratio", "legato.fluidity_ratio", "1"),
+        ("legato_slo_objective_ratio", "legato.slo_objective", "1"),
+        ("legato_redis_waiting_bytes", "legato.redis_waiting", "By"),
+        ("legato_fluid_token_rate", "legato.fluid_token_rate", "{tokens_per_second}"),
+        ("legato_backend_up", "legato.backend_up", "{bool}"),
+    ],
+)
+def test_names_and_units_over_otlp(name: str, over_otlp: str, unit: str) -> None:
+    assert (BY_NAME[name].otlp_name, BY_NAME[name].otlp_unit) == (over_otlp, unit)
+
+
+def test_no_two_metrics_share_a_name_over_otlp() -> None:
+    assert len({metric.otlp_name for metric in CATALOG}) == len(CATALOG)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,13 +15,23 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as om_exposition
 from prometheus_client.openmetrics import parser as om_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Exemplar as om_Exemplar
 
-from proxy.control.snapshot import BackendStats, Drift, Hist, SloStats, Snapshot
+from proxy.control.snapshot import BackendStats, Drift, Exemplar, Hist, RedisStats, SloStats, Snapshot
 from proxy.exporters import vocabulary
 from proxy.exporters.catalog import CATALOG, GROUP_LIMIT
 from proxy.exporters.prometheus import LABEL_LIMIT, OPENMETRICS, TEXT, render
 from proxy.link import GroupNow
-from tests.exporters.pictures import GROUP_HISTOGRAMS, group, hist, large, snapshot
+from tests.exporters.pictures import (
+    GROUP_HISTOGRAMS,
+    everything,
+    exemplar,
+    group,
+    hist,
+    large,
+    snapshot,
+    with_exemplars,
+)
 from tests.helpers.tools import need
 
 PROMETHEUS_2 = (
@@ -152,6 +163,17 @@ def test_drifts_stand_where_there_are_both_curves_and_are_absent_elsewhere() -> 
         ({"backend": "stable", "model": "no-curve", "at": "p99"}, 3.0),
     ]
     assert families(snapshot())["legato_prefill_drift_ratio"].samples == []
+
+
+def test_redis_is_told_of_where_it_is_configured_and_its_clock_where_it_is_known() -> None:
+    names = ("legato_redis_up", "legato_redis_clock_offset_seconds", "legato_redis_waiting_bytes")
+    for told, wanted in (
+        (None, (None, None, None)),
+        (RedisStats(up=False, offset_s=None, waiting_bytes=17), (0, None, 17)),
+        (RedisStats(up=True, offset_s=-0.25, waiting_bytes=0), (1, -0.25, 0)),
+    ):
+        picture = replace(snapshot(), redis=told)
+        assert tuple(value(picture, name) for name in names) == wanted
 
 
 def test_known_counters_stand_at_zero_from_the_start() -> None:
@@ -324,9 +346,87 @@ def test_both_formats_say_the_same() -> None:
     assert "# UNIT legato_ttft_seconds seconds\n" in openmetrics
 
 
+# ---------------------------------------------------------------- exemplars
+
+
+def exemplars_on(picture: Snapshot) -> dict[tuple[str, frozenset[tuple[str, str]]], om_Exemplar]:
+    text = render(picture, OPENMETRICS)[0].decode()
+    return {
+        (s.name, frozenset(s.labels.items())): s.exemplar
+        for f in parse_openmetrics(text)
+        for s in f.samples
+        if s.exemplar is not None
+    }
+
+
+def test_exemplars_stand_behind_their_buckets_as_the_reference_parser_reads_them() -> None:
+    given_ = hist("legato_ttft_seconds")
+    one, last = exemplar(given_.bounds, 3), exemplar(given_.bounds, len(given_.bounds))
+    picture = snapshot((group(),))
+    picture.groups[0].hists["legato_ttft_seconds"] = replace(given_, exemplars=(one, last))
+    found = exemplars_on(picture)
+    for told, le in ((one, repr(given_.bounds[3])), (last, "+Inf")):
+        read = found.pop(("legato_ttft_seconds_bucket", frozenset({**CHAT, "le": le}.items())))
+        assert read.labels == {"trace_id": told.trace_id, "span_id": told.span_id}
+        assert (read.value, float(read.timestamp or 0)) == (told.value, 1_800_000_001.5)
+    assert not found
+
+
+def test_the_classic_text_knows_no_exemplars() -> None:
+    with_, without = snapshot((with_exemplars(group()),)), snapshot((group(),))
+    assert render(with_, None) == render(without, None)
+    assert render(with_, OPENMETRICS) != render(without, OPENMETRICS)
+
+
+def test_of_groups_that_become_equal_the_later_exemplar_stays() -> None:
+    start = "m" * LABEL_LIMIT
+    name = "legato_ttft_seconds"
+    bounds = hist(name).bounds
+
+    def at(bucket: int, unix_ns: int) -> Exemplar:
+        return replace(exemplar(bounds, bucket), at_unix_ns=unix_ns)
+
+    one, two = group(model=start + "1"), group(model=start + "2")
+    one.hists[name] = replace(hist(name), exemplars=(at(0, 5 * 10**9), at(1, 5 * 10**9)))
+    two.hists[name] = replace(hist(name), exemplars=(at(1, 4 * 10**9), at(2, 4 * 10**9)))
+    times = {
+        dict(labels)["le"]: float(read.timestamp or 0)
+        for (_, labels), read in exemplars_on(snapshot((one, two))).items()
+    }
+    assert times == {repr(bounds[0]): 5, repr(bounds[1]): 5, repr(bounds[2]): 4}
+
+
+# ---------------------------------------------------------------- cost
+
+
+def calibration() -> int:
+    """About what a millisecond was on the machine where the page was measured: strings made and joined."""
+    return len("".join([f'{{a="{i}"}} {i}\n' for i in range(5_000)]).encode())
+
+
+@pytest.mark.parametrize(("accept", "most"), [(None, 25), (OPENMETRICS, 50)])
+def test_a_page_of_64_groups_costs_a_few_milliseconds(accept: str | None, most: int) -> None:
+    """The promise is 50 ms of the control process; beside a loop of Python's, as machines differ."""
+    picture = everything(64)
+    render(picture, accept)  # label strings are made once
+
+    def cpu_ns(do: Callable[[], object]) -> int:
+        start_ns = time.process_time_ns()
+        do()
+        return time.process_time_ns() - start_ns
+
+    rounds = [(cpu_ns(lambda: render(picture, accept)), cpu_ns(calibration)) for _ in range(9)]
+    page_ns, loop_ns = min(page for page, _ in rounds), min(loop for _, loop in rounds)
+    assert page_ns < most * loop_ns, (page_ns, loop_ns)
+
+
+# ---------------------------------------------------------------- promtool
+
+
 def pages() -> Iterator[tuple[str, Snapshot]]:
     yield "empty", snapshot()
     yield "full", large()
+    yield "everything", everything(2)
     yield "awkward", snapshot((group(model='a"\\\nb', backend="ünï", slo="s l o"),))
 
 
