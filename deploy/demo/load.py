@@ -56,7 +56,8 @@ def chat_body(request: Request, model: str, seed: int) -> dict[str, object]:
     }
 
 
-async def _send(url: str, request: Request, model: str, seed: int, state: Progress) -> None:
+async def send(url: str, request: Request, model: str, seed: int, state: Progress) -> None:
+    """Send one request and count what came of it."""
     state.sent += 1
     reply = await client.post(f"{url}/v1/chat/completions", chat_body(request, model, seed))
     state.done += 1
@@ -81,7 +82,7 @@ async def converse(
             if loop.time() + lane.pause_s >= stop:
                 return
             await asyncio.sleep(lane.pause_s)
-            await _send(url, request, model, seed, state)
+            await send(url, request, model, seed, state)
 
     async with asyncio.TaskGroup() as group:
         for lane in lanes:
@@ -101,7 +102,7 @@ async def play(
 
     async def one(request: Request, model: str, state: Progress) -> None:
         await asyncio.sleep(max(0.0, start + request.at_ns / 1e9 - loop.time()))
-        await _send(url, request, model, seed, state)
+        await send(url, request, model, seed, state)
 
     async with asyncio.TaskGroup() as group:
         for model, arm in arms.items():
