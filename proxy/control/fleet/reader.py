@@ -12,7 +12,7 @@ Every moment here is one of Redis's clock, unix nanoseconds; ``offset_ns`` more 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
@@ -179,8 +179,15 @@ class Reader:
 
         async def make() -> _T:
             now_ns = self.now_ns()
-            for index, (from_ns, to_ns) in enumerate(bounds):
-                take(index, await self._merged(cover.stretch(from_ns, to_ns, now_ns)))
+            places = [(at, place) for at, cell in enumerate(bounds) for place in cover.stretch(*cell, now_ns)]
+            groups: dict[GroupKey, Slot] = {}
+            cell = 0
+            async for at, group in self._read_slots(places):
+                if at != cell:
+                    take(cell, groups)
+                    cell, groups = at, {}
+                self._merge(groups, group)
+            take(cell, groups)
             return made()
 
         return await self._kept(("series", question), make)
@@ -212,7 +219,9 @@ class Reader:
 
     async def _read(self, window_ns: int, now_ns: int) -> FleetWindow:
         start_ns, places = cover.window(window_ns, now_ns)
-        groups = await self._merged(places)
+        groups: dict[GroupKey, Slot] = {}
+        async for _, group in self._read_slots([(0, place) for place in places]):
+            self._merge(groups, group)
         total, turns = Slot(), _Turns(self._monotonic_ns)
         for slot in groups.values():
             total.merge(slot)
@@ -220,17 +229,18 @@ class Reader:
         hosts = await self._source.hosts(start_ns // _S)
         return FleetWindow(Windowed(total, groups, start_ns, now_ns), len(hosts))
 
-    async def _merged(self, places: Iterable[cover.Place]) -> dict[GroupKey, Slot]:
-        groups: dict[GroupKey, Slot] = {}
+    async def _read_slots(
+        self, places: Sequence[tuple[int, cover.Place]]
+    ) -> AsyncIterator[tuple[int, GroupValue]]:
+        """What stands in each place, with the number that it was given; work is done between two of them."""
         turns = _Turns(self._monotonic_ns)
-        for batch in _batches([self._keys.slot(*place) for place in places], _BATCH):
-            hashes = await self._source.hashes(batch)
+        for batch in _batches(places, _BATCH):
+            hashes = await self._source.hashes([self._keys.slot(*place) for _, place in batch])
             turns.anew()
-            for value in (data for fields in hashes for data in fields.values()):
-                for group in self._groups(value):
-                    self._merge(groups, group)
+            for (number, _), fields in zip(batch, hashes, strict=True):
+                for group in (group for value in fields.values() for group in self._groups(value)):
+                    yield number, group
                     await turns.give()
-        return groups
 
     def _groups(self, data: bytes) -> list[GroupValue]:
         try:
@@ -349,6 +359,6 @@ def _add_now(groups: dict[GroupKey, GroupNow], now: GroupNow) -> None:
     held.tokens_per_s += now.tokens_per_s
 
 
-def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for at in range(0, len(keys), size):
-        yield keys[at : at + size]
+def _batches(every: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for at in range(0, len(every), size):
+        yield every[at : at + size]
