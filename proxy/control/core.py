@@ -41,6 +41,7 @@ class Fleet(Protocol):
     @property
     def reader(self) -> Reader: ...
     def booked(self, booked: Booked, /) -> None: ...
+    def seen(self, worker: str, number: int, /) -> None: ...
     def hello(self, hello: Hello, /) -> None: ...
 
 
@@ -111,6 +112,8 @@ class Controller:
         if not settled:
             return
         self._book(settled)
+        if self._fleet is not None:
+            self._fleet.seen(worker.incarnation, worker.seen)
         self.store.add_many(settled)
         for each in settled:
             self.prompts.settled(each.facts)

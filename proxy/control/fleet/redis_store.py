@@ -73,6 +73,7 @@ class SlotWrite(NamedTuple):
     """One slot of this instance, to be written whole."""
 
     key: str
+    field: str
     data: bytes
     expires_s: int  # unix seconds
 
@@ -142,11 +143,11 @@ class RedisStore:
 
     # ------------------------------------------------------------ writing
 
-    async def write_slots(self, incarnation: str, slots: Sequence[SlotWrite]) -> list[bool | StoreError]:
-        """Write each under this incarnation.  Per slot: whether Redis had none of it, or why it refused."""
+    async def write_slots(self, slots: Sequence[SlotWrite]) -> list[bool | StoreError]:
+        """Write each.  Per slot: whether Redis had none of it, or why it refused."""
         commands: list[Command] = []
         for slot in slots:
-            commands.append(("HSET", slot.key, incarnation, slot.data))
+            commands.append(("HSET", slot.key, slot.field, slot.data))
             commands.append(("EXPIREAT", slot.key, slot.expires_s))
         found = await self._pipeline(commands)
         return [
@@ -206,10 +207,10 @@ class RedisStore:
         except Exception:  # a connection that cannot even be closed is collected
             return
 
-    async def close(self) -> None:
-        """End all connections for good."""
+    async def close(self, limit_s: float) -> None:
+        """End all connections for good, within about this long."""
         try:
-            async with asyncio.timeout(self._limit_s):
+            async with asyncio.timeout(limit_s):
                 await self._connected.close()
         except Exception:  # nothing is left to do about it
             return
