@@ -71,12 +71,14 @@ DRIFT_AT: Final = _values(
 DROPPED: Final = _values(
     facts="Finished requests that never reached the control process: a worker's bounded buffer was full.",
     settled_by_lost_control="Requests settled by a control process that died, with the sums that it held.",
+    settled_before_write="Of those, at most so many are in no slot in Redis: settled after its last write.",
     worker_lost="Streams that were in flight in a worker that died.",
     access_log="Access log lines: the queue was full or the target could not be written in time.",
     trace_log="Trace lines: the queue was full or the target could not be written in time.",
     arrivals="Arrivals not kept one by one: a stream outgrew the cap and was thinned, or measuring was shed.",
     tap_faults="Errors in the measuring code; those streams went on and are unmeasured from there.",
     spans="Spans that were kept and not exported: the queue was full, or the collector did not take them.",
+    redis_slots="Requests whose slots waited too long for Redis: past `redis.memory`, the oldest went.",
     relay_error="Requests that an error of the proxy's own ended; their outcome is `proxy_error`.",
 )
 
@@ -96,6 +98,7 @@ EXPORTER: Final = _values(
     prometheus="Rendering `/metrics` failed.",
     access_log="A write to the access log failed and is retried.",
     trace_log="A write to the trace file failed and is retried.",
+    redis="Redis did not do what it was asked, and is asked again.",
     otlp_traces="An export of spans failed, its retries too; those spans are lost.",
     otlp_metrics="An export of metrics failed, or was skipped as the one before had not ended.",
 )
