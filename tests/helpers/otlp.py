@@ -142,12 +142,7 @@ class Receiver:
 
     def spans(self, name: str | None = None) -> list[Span]:
         """All spans that were answered 200, in the order of their arrival."""
-        found: list[Span] = []
-        for received in self._of(TRACES):
-            for resource in received.message.resource_spans:
-                about = attributes_of(resource.resource.attributes)
-                for scope in resource.scope_spans:
-                    found += [_span(span, about, scope.scope.name) for span in scope.spans]
+        found = [span for received in self._of(TRACES) for span in spans_in(received.message)]
         return [span for span in found if name is None or span.name == name]
 
     def wait_spans(self, count: int, within_s: float = 10.0) -> list[Span]:
@@ -196,6 +191,16 @@ class Receiver:
             if self._status == 200:
                 self.requests.append(received)
             return self._status, self._retry_after
+
+
+def spans_in(message: Any) -> list[Span]:
+    """The spans of one ``ExportTraceServiceRequest``."""
+    return [
+        _span(span, attributes_of(resource.resource.attributes), scope.scope.name)
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
 
 
 def _span(span: trace_pb2.Span, resource: dict[str, Any], scope: str) -> Span:

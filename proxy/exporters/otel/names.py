@@ -170,7 +170,7 @@ VERDICT: Final = (
 DETAIL: Final = (
     _ours("met", int, lambda v: v.score and v.score.met, "Token deadlines that were kept.", "{deadline}"),
     _ours("missed", int, lambda v: v.score and v.score.missed, "Those that were not.", "{deadline}"),
-    _ours("deadlines", int, lambda v: v.deadlines, "All that fell due, taken out ones too.", "{deadline}"),
+    _ours("deadlines", int, lambda v: v.deadlines, "All that fell due, also those taken out.", "{deadline}"),
     _ours(
         *("suspect", bool, lambda v: None if v.score is None else v.score.suspect > 0),
         meaning="Some stall was Legato's own lateness; it is taken out.",
@@ -188,11 +188,17 @@ DETAIL: Final = (
         *("output_tokens", int, lambda v: count(v.settled.output_tokens), "By the best word there is."),
         unit="{token}",
     ),
-    _ours("prompt_tokens", int, lambda v: count(v.settled.prompt_tokens), "The same.", "{token}"),
+    _ours("prompt_tokens", int, lambda v: count(v.settled.prompt_tokens), "Likewise.", "{token}"),
     _ours("prompt_tokens_source", str, lambda v: v.settled.prompt_source, "`usage` or `estimated`."),
-    _ours("ttft_s", float, lambda v: v.score and seconds(v.score.ttft_ns), "Sent to first token.", "s"),
+    _ours(
+        "ttft_s",
+        float,
+        lambda v: v.score and seconds(v.score.ttft_ns),
+        "To the first token, from t = 0.",
+        "s",
+    ),
     _ours("ttft_target_s", float, lambda v: seconds(v.facts.ttft_target_ns), "Its deadline.", "s"),
-    _ours("tbt_target_s", float, lambda v: seconds(v.facts.tbt_target_ns), "Of each further token.", "s"),
+    _ours("tbt_target_s", float, lambda v: seconds(v.facts.tbt_target_ns), "Further tokens' deadline.", "s"),
     _ours(
         *("tbt_p99_s", float, lambda v: seconds(v.score.tbt.p99_ns) if v.score and v.score.tbt else None),
         meaning="99th percentile of the time between tokens.",
@@ -205,7 +211,7 @@ DETAIL: Final = (
     ),
     _ours("late_s", float, lambda v: v.score and seconds(v.score.late_ns), "Lateness in all.", "s"),
     _ours("stalls", int, lambda v: v.score and v.score.stall_count, "Late tokens.", "{stall}"),
-    _ours("added_p99_s", float, lambda v: seconds(v.facts.forward_p99_ns), "Legato's delay of a chunk.", "s"),
+    _ours("added_p99_s", float, lambda v: seconds(v.facts.forward_p99_ns), "What Legato adds a chunk.", "s"),
 )
 
 #: Span events of the CLIENT span.

@@ -1,0 +1,414 @@
+"""A settled request becomes spans: ids, times, names, attributes, events, status, through OTLP and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+
+from proxy.control.settle import settle
+from proxy.exporters.otel import names
+from proxy.exporters.otel.resource import scope_of
+from proxy.exporters.otel.spans import STALLS_MAX, SpanBuilder
+from proxy.exporters.otel.view import Conventions
+from proxy.link import ChoiceScore
+from tests.control.facts import UNIX, facts, stream
+from tests.exporters.otel.asked import (
+    CLIENT,
+    MS,
+    PARENT,
+    SERVER,
+    T0,
+    TRACE,
+    Asked,
+    Usage,
+    at,
+    chat,
+    ids,
+    plain,
+    refused,
+    spans,
+)
+from tests.helpers.otlp import Span
+
+#: The head came 1 ms before t = 0.
+ZERO = UNIX + MS
+
+
+def both(settled: Any, **options: Any) -> tuple[Span, Span]:
+    """Its SERVER and its CLIENT span."""
+    server, client = spans(settled, **options)
+    assert (server.kind, client.kind) == ("SERVER", "CLIENT")
+    return server, client
+
+
+# ---------------------------------------------------------------- ids and times
+
+
+def test_a_chat_is_a_server_span_with_a_client_span_below_it() -> None:
+    server, client = both(chat(received_ns=T0 - MS, connected_ns=T0 - MS // 4, connect_ns=MS // 2))
+    assert (server.name, client.name) == ("POST /v1/chat/completions", "chat llama")
+    assert {server.trace_id, client.trace_id} == {TRACE}
+    assert (server.span_id, server.parent) == (SERVER, PARENT)
+    assert (client.span_id, client.parent) == (CLIENT, SERVER)
+    assert (server.start_unix_ns, server.end_unix_ns) == (UNIX, ZERO + 200 * MS)
+    assert (client.start_unix_ns, client.end_unix_ns) == (UNIX + MS // 4, ZERO + 200 * MS)
+    assert (server.status, client.status) == ("UNSET", "UNSET")
+    assert server.resource == {"service.name": "legato"}
+    assert server.scope == "legato"
+
+
+def test_a_trace_that_began_here_has_no_parent() -> None:
+    assert spans(chat(trace=ids(parent=None, theirs=False)))[0].parent == ""
+
+
+def test_tracestate_goes_along() -> None:
+    assert [span.state for span in spans(chat(trace=ids(state="rojo=00f067aa,congo=t61")))] == [
+        "rojo=00f067aa,congo=t61"
+    ] * 2
+    assert spans(chat(trace=ids(state="no state at all;;;")))[0].state == ""
+
+
+def test_the_exporters_take_what_was_kept_late_too() -> None:
+    build = SpanBuilder(Resource({}), scope_of("1"), Conventions())
+    for span in build(chat(trace=ids(sampled=False)), "bad"):
+        assert span.context is not None
+        assert span.context.trace_flags.sampled  # else the batch processor passes it over
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"trace_id": "zz"},
+        {"trace_id": "0" * 32},
+        {"trace_id": "f" * 33},
+        {"trace": ids(server="0" * 16)},
+        {"trace": ids(parent="x")},
+        {"trace_id": None},
+        {"trace": None},
+    ],
+    ids=str,
+)
+def test_what_is_no_id_makes_no_span(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - each its own words
+        spans(chat(**fields))
+
+
+# ---------------------------------------------------------------- attributes
+
+
+def test_what_the_server_span_says() -> None:
+    server, _ = both(chat(path="/v1/chat/completions?api_key=secret", tags={"tenant": "acme"}, id="r7"))
+    assert server.attributes == {
+        "http.request.method": "POST",
+        "http.route": "/v1/chat/completions",
+        "url.path": "/v1/chat/completions",
+        "url.scheme": "http",
+        "http.response.status_code": 200,
+        "legato.id": "r7",
+        "legato.kept": "sampled",
+        "legato.backend": "default",
+        "legato.slo": "default",
+        "legato.slo_result": "good",
+        "legato.outcome": "completed",
+        "legato.fluidity": 1.0,
+        "legato.tag.tenant": "acme",
+    }
+
+
+def test_what_the_client_span_says() -> None:
+    _, client = both(
+        chat(
+            at(80),
+            at(120),
+            id="r8",
+            request_id="req-1",
+            received_ns=T0 - MS,
+            asked=Asked(max_tokens=100, temperature=1, top_p=0.5),
+            choices_asked=2,
+            forward_p99_ns=65_536,
+            attempts=2,
+        ),
+        kept="bad",
+    )
+    given = client.attributes
+    assert given == given | {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.system": "openai",
+        "gen_ai.request.model": "llama",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.choice.count": 2,
+        "gen_ai.request.max_tokens": 100,
+        "gen_ai.request.temperature": 1.0,
+        "gen_ai.request.top_p": 0.5,
+        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.model": "llama-3-70b",
+        "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.response.time_to_first_chunk": 0.08,
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 2,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.reasoning.output_tokens": 1,
+        "server.address": "vllm.example",
+        "server.port": 8000,
+        "network.peer.address": "10.0.0.7",
+        "network.peer.port": 8000,
+        "http.request.resend_count": 1,
+        "legato.id": "r8",
+        "legato.request_id": "req-1",
+        "legato.kept": "bad",
+        "legato.tokens_source": "events",
+        "legato.ttft_s": 0.08,
+        "legato.ttft_target_s": 0.1,
+        "legato.tbt_target_s": 0.05,
+        "legato.longest_gap_s": 0.04,
+        "legato.added_p99_s": 0.000066,
+        "legato.suspect": False,
+        "legato.censored": False,
+    }
+    assert given["legato.deadlines"] == given["legato.met"] + given["legato.missed"]
+    assert not any(name.startswith(("http.re", "url.")) for name in given if "resend" not in name)
+
+
+def test_every_value_has_the_type_of_the_table() -> None:
+    types = {row.name: row.type for row in (*names.SERVER, *names.CLIENT, *names.VERDICT, *names.DETAIL)}
+    seen: set[str] = set()
+    many = [
+        chat(at(80), at(400), asked=Asked(8, 0, 1), choices_asked=2, attempts=3, request_id="x", error="e"),
+        chat(lags=((T0 + 90 * MS, T0 + 390 * MS),), of={"thinned": True}),
+        chat(of={"unmeasured": "shed"}),
+        plain(method="PURGE", status=404),
+        plain(path="/v1/models", method="GET", status=500),
+        refused(),
+    ]
+    for settled in many:
+        for span in spans(settled, opt_in="http/dup"):
+            for name, value in span.attributes.items():
+                assert type(value) is types[name], (name, value)
+                seen.add(name)
+    assert seen == set(types), set(types) - seen  # each row speaks somewhere
+
+
+def test_only_what_the_server_reported_is_usage() -> None:
+    """Tokens that we counted ourselves are not the server's word."""
+    _, client = both(chat(of={"usage": Usage()}))
+    assert not [name for name in client.attributes if name.startswith("gen_ai.usage.")]
+    assert client.attributes["legato.output_tokens"] == 2
+    assert client.attributes["legato.prompt_tokens_source"] == "estimated"
+
+
+def test_what_was_not_said_is_absent() -> None:
+    _, client = both(
+        chat(
+            model=None,
+            stream_asked=False,
+            streamed=False,
+            upstream_addr=None,
+            of={"response_id": None, "model": None, "finish_reason": None, "choices": (), "dialect": ""},
+        )
+    )
+    assert client.name == "chat"  # no model was named
+    for name in (
+        "gen_ai.request.model",
+        "gen_ai.request.stream",
+        "gen_ai.request.choice.count",
+        "gen_ai.request.max_tokens",
+        "gen_ai.response.id",
+        "gen_ai.response.model",
+        "gen_ai.response.finish_reasons",
+        "gen_ai.response.time_to_first_chunk",
+        "network.peer.address",
+        "error.type",
+        "legato.error",
+        "legato.fluidity",
+    ):
+        assert name not in client.attributes
+
+
+@pytest.mark.parametrize(
+    ("address", "peer", "port"),
+    [
+        ("10.0.0.7:8000", "10.0.0.7", 8000),
+        ("[fd00::1]:80", "fd00::1", 80),
+        ("/run/vllm.sock", "/run/vllm.sock", None),
+    ],
+)
+def test_where_the_answer_came_from(address: str, peer: str, port: int | None) -> None:
+    _, client = both(chat(upstream_addr=address, backend="unknown"))
+    for name in ("server", "network.peer"):
+        assert client.attributes[f"{name}.address"] == peer
+        assert client.attributes.get(f"{name}.port") == port
+
+
+def test_what_is_no_call_of_a_model_is_plain_http() -> None:
+    server, client = both(plain(method="GET", path="/v1/models?token=secret", status=404, model=None))
+    assert (server.name, client.name) == ("GET /v1/models", "GET")
+    assert (server.status, client.status) == ("UNSET", "ERROR")  # 4xx: the client's error, not the server's
+    assert client.attributes == client.attributes | {
+        "http.request.method": "GET",
+        "http.response.status_code": 404,
+        "url.full": "http://vllm.example:8000/v1/models",
+        "error.type": "404",
+    }
+    assert not [name for name in client.attributes if name.startswith("gen_ai.")]
+
+
+def test_unknown_methods_and_paths_do_not_make_names() -> None:
+    (server,) = spans(refused(501, "method", method="SECRETMETHOD", path="/users/4711"))
+    assert server.name == "HTTP"
+    assert server.attributes["http.request.method"] == "_OTHER"
+    assert server.attributes["http.request.method_original"] == "SECRETMETHOD"
+    assert "http.route" not in server.attributes
+    assert server.attributes["url.path"] == "/users/4711"
+
+
+def test_older_names_stand_beside_the_stable_ones_only_when_asked() -> None:
+    old = {"http.method", "http.target", "http.scheme", "http.status_code", "net.peer.name", "net.peer.port"}
+    without = {name for span in spans(chat()) for name in span.attributes}
+    assert not old & without
+    assert "gen_ai.system" in without
+    asked = {name for span in spans(chat(), opt_in="http/dup") for name in span.attributes}
+    assert asked - without == old
+    latest = {name for span in spans(chat(), opt_in="gen_ai_latest_experimental") for name in span.attributes}
+    assert without - latest == {"gen_ai.system"}
+
+
+# ---------------------------------------------------------------- how it ended
+
+
+def test_a_refused_request_is_a_server_span_alone_with_all_there_is_to_say() -> None:
+    (server,) = spans(refused(400))
+    assert server.kind == "SERVER"
+    assert server.status == "UNSET"
+    assert server.attributes["legato.outcome"] == "rejected"
+    assert server.attributes["legato.prompt_tokens_source"] == "estimated"
+
+
+def test_a_connection_that_failed_is_a_client_span_with_an_error() -> None:
+    server, client = both(
+        plain(
+            end="connect_failed",
+            status=502,
+            error="connection_refused",
+            sent_ns=None,
+            connected_ns=None,
+            head_ns=None,
+            connect_ns=10 * MS,
+        )
+    )
+    assert (server.status, server.attributes["error.type"]) == ("ERROR", "502")
+    assert (client.status, client.attributes["error.type"]) == ("ERROR", "connection_refused")
+    assert client.end_unix_ns - client.start_unix_ns == 10 * MS
+    assert "http.response.status_code" not in client.attributes  # that 502 was ours
+
+
+def test_a_client_that_leaves_makes_no_error() -> None:
+    server, client = both(chat(end="client_left", end_ms=125, of={"finished": False, "finish_reason": None}))
+    assert (server.status, client.status) == ("UNSET", "UNSET")
+    assert client.attributes["legato.outcome"] == "client_cancelled"
+    assert "error.type" not in {**server.attributes, **client.attributes}
+
+
+def test_a_cut_stream_is_an_error_on_both() -> None:
+    server, client = both(
+        chat(end="truncated", error="upstream_cut", end_ms=900, of={"finished": False, "finish_reason": None})
+    )
+    assert {server.status, client.status} == {"ERROR"}
+    assert client.attributes["legato.censored"] is True
+    assert client.attributes["legato.slo_reasons"] == ["outcome"]
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_stalls_are_events_where_the_gap_began() -> None:
+    """Due at 100, 150 and 200 ms; the third comes at 400: 200 ms late, and a further deadline every 50 ms."""
+    _, client = both(chat(at(80), at(100), at(400), at(420), end_ms=430))
+    first, stall = client.events
+    assert (first.name, first.at_unix_ns) == ("legato.first_token", ZERO + 80 * MS)
+    assert (stall.name, stall.at_unix_ns) == ("legato.stall", ZERO + 100 * MS)
+    assert stall.attributes == {"legato.stall.late_s": 0.2, "legato.stall.missed": 5}
+    told = {name: client.attributes[f"legato.{name}"] for name in ("met", "missed", "late_s", "stalls")}
+    assert told == {"met": 3, "missed": 5, "late_s": 0.2, "stalls": 1}
+    assert client.dropped_events == 0
+
+
+def test_whose_stall_it_was_is_said() -> None:
+    blocked = chat(at(80), at(100), at(400), end_ms=410, blocked=((T0 + 101 * MS, T0 + 399 * MS),))
+    _, client = both(blocked)
+    assert client.events[-1].attributes["legato.stall.reason"] == "client_blocked"
+    assert client.attributes["legato.client_blocked"] is True
+    lagged = chat(at(80), at(100), at(400), end_ms=410, lags=((T0 + 101 * MS, T0 + 399 * MS),))
+    _, client = both(lagged)
+    assert client.events[-1].attributes["legato.stall.reason"] == "suspect"
+    assert client.attributes["legato.suspect"] is True
+
+
+def test_the_choice_is_said_where_it_is_not_the_first() -> None:
+    two = stream(choices=[[at(80), at(120)], [at(80), at(400)]], usage=Usage(1, 4))
+    _, client = both(chat(end_ms=410, stream=two, choices_asked=2))
+    (stall,) = [event for event in client.events if event.name == "legato.stall"]
+    assert stall.attributes["legato.stall.choice"] == 1
+
+
+def test_of_many_stalls_the_worst_are_told_and_the_rest_counted() -> None:
+    """100 stalls, each a little longer than the one before."""
+    events, now = [at(10)], 10
+    for number in range(100):
+        now += 200 + number
+        events.append(at(now))
+    _, client = both(chat(*events, end_ms=now + 1))
+    stalls = [event for event in client.events if event.name == "legato.stall"]
+    assert len(stalls) == STALLS_MAX
+    assert client.dropped_events == 100 - STALLS_MAX
+    assert client.attributes["legato.stalls"] == 100
+    assert [event.at_unix_ns for event in client.events] == sorted(
+        event.at_unix_ns for event in client.events
+    )
+    late = [event.attributes["legato.stall.late_s"] for event in stalls]
+    assert late == sorted(late)
+    assert late[0] == pytest.approx(late[-1] - 0.031, abs=0.0001)  # the last 32: a millisecond more each
+
+
+def test_a_stall_that_thinning_hid_is_told_all_the_same() -> None:
+    scores = (ChoiceScore(3, 1, 4, 150 * MS, 400 * MS, 120 * MS, 150 * MS, 4),)
+    _, client = both(chat(at(80), at(120, 2), of={"thinned": True, "scores": scores}))
+    (stall,) = [event for event in client.events if event.name == "legato.stall"]
+    assert stall.at_unix_ns == ZERO + 120 * MS
+    assert stall.attributes["legato.stall.late_s"] == 0.15
+
+
+# ---------------------------------------------------------------- privacy and bounds
+
+
+def test_nothing_of_a_query_string_is_anywhere() -> None:
+    for settled in (
+        chat(path="/v1/chat/completions?key=SECRET"),
+        plain(path="/v1beta/models/m:generateContent?key=SECRET"),
+        plain(path="/other?key=SECRET", method="GET"),
+        refused(path="/x?key=SECRET"),
+    ):
+        assert "SECRET" not in repr(spans(settled, opt_in="http/dup"))
+
+
+def test_long_and_strange_values_are_bounded() -> None:
+    settled = chat(
+        path="/" + "p" * 60_000,
+        model="m" * 9_000,
+        request_id="r" * 9_000,
+        tags={"t": "v" * 9_000},
+        asked=Asked(max_tokens=2**64 - 1),
+        of={"model": "n" * 9_000},
+    )
+    server, client = both(settled)
+    for span in (server, client):
+        assert len(span.name) < 300
+        assert all(len(value) <= 512 for value in span.attributes.values() if isinstance(value, str))
+    assert "gen_ai.request.max_tokens" not in client.attributes  # OTLP has no such number
+
+
+def test_a_clock_that_ran_backwards_does_not_turn_a_span_around() -> None:
+    for span in spans(settle(facts(-50, trace_id=TRACE, trace=ids()), "host-1")):
+        assert span.end_unix_ns >= span.start_unix_ns
