@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from proxy.config import Boot, cares, load
+from proxy.config import Boot, cares, destinations, load
 from proxy.reference import COMMAND, TARGET, render
 from proxy.settings.base import Settings
 from proxy.settings.layers import FLAGS
@@ -80,14 +80,16 @@ def test_what_the_example_shows_as_comments_is_accepted_too(tmp_path: Path) -> N
     assert "  # - name: learned" in text
     text = text.replace("  # - name: learned", "  - name: learned").replace("\n  #   ", "\n    ")
     learned(tmp_path / "curves.yaml", ("vllm", "llama-70b", 200_000_000))
-    for line in ("by_socket: {uds", "elsewhere: {url"):
+    for line in ("by_socket: {uds", "elsewhere: {url", "redis: {url_file", "otel: {endpoint"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
+    (tmp_path / "redis.url").write_text("rediss://legato:hunter2@redis\n")
     file = tmp_path / "legato.yaml"
     file.write_text(text.replace(", tls: {ca_file: ca.pem}", ""))
     config = load(Boot(file=str(file), flags={}), {})
     assert set(config.backends) == {"vllm", "small", "by_socket", "elsewhere"}
     assert [slo.name for slo in config.slos] == ["batch", "documents", "learned", "chat", "default"]
+    assert [kind for kind, _ in destinations(config)] == ["redis", "otel", "otel"]
 
 
 def test_config_is_the_root() -> None:
