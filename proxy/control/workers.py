@@ -3,10 +3,15 @@
 A worker numbers its finished requests from 1.  For every number that a worker gave out up to the last one
 seen here, exactly one of these holds: it was settled by this control process; it was settled by one that
 died (``settled_by_lost_control``); or it never arrived (``facts``).  Requests that were in flight in a
-worker that died without draining are ``worker_lost``: nobody gave them a number.
+worker that died without draining are ``worker_lost``: nobody gave them a number.  They are told by its last
+beat, less those whose facts came after it; what began after that beat and was cut is told by nobody.
 
 A worker is known by its id and its incarnation.  Its link may break and come back; only when another
 incarnation takes its place, or it stays away for ``GRACE_NS``, is it gone.
+
+A beat counts from the worker's start.  Of a worker that is older than this control process (or was given up
+by it) only what comes after its first beat here is counted: all counters begin with the control process, and
+one that is killed makes no reader's rate see a worker's whole past once more.
 """
 
 from __future__ import annotations
@@ -41,6 +46,9 @@ class Worker:
     connected: bool = True
     gone_at_ns: int | None = None  # monotonic: when its link ended
     beat: Beat | None = None
+    ended: int = 0  # requests of that beat's picture whose facts came since
+    older: bool = False  # it had finished requests before its first hello here
+    first: Beat | None = None  # of an older one: what it had counted by then
 
 
 @dataclass(slots=True)
@@ -50,11 +58,11 @@ class Delays:
     counts: list[int] = field(default_factory=lambda: [0] * (len(DELAY_BOUNDS_NS) + 1))
     sum_ns: int = 0
 
-    def add(self, counts: list[int], sum_ns: int) -> None:
+    def add(self, counts: list[int], sum_ns: int, sign: int = 1) -> None:
         """Add a beat's histogram; one of another length is of another version and is left out."""
         if len(counts) == len(self.counts):
-            self.counts = [mine + more for mine, more in zip(self.counts, counts, strict=True)]
-            self.sum_ns += sum_ns
+            self.counts = [mine + sign * more for mine, more in zip(self.counts, counts, strict=True)]
+            self.sum_ns += sign * sum_ns
 
     def copy(self) -> Delays:
         """An independent copy."""
@@ -82,7 +90,7 @@ class Workers:
             self._retire(known)
             known = None
         if known is None:
-            known = Worker(hello.worker, hello.incarnation, seen=0)
+            known = Worker(hello.worker, hello.incarnation, seen=0, older=hello.next_seq > 1)
             self._live[hello.worker] = known
         known.connected = True
         known.gone_at_ns = None
@@ -104,11 +112,17 @@ class Workers:
                 worker.missing += ahead - 1
             worker.seen = facts.seq
             out.append(facts)
+        beat = worker.beat
+        if beat is not None:
+            worker.ended += sum(facts.received_unix_ns <= beat.at_unix_ns for facts in out)
         return out
 
     def beat(self, worker: Worker, beat: Beat) -> None:
         """The latest picture replaces the one before."""
+        if worker.older and worker.first is None:
+            worker.first = beat
         worker.beat = beat
+        worker.ended = 0
 
     def left(self, worker: Worker, now_ns: int) -> None:
         """Its link ended."""
@@ -127,13 +141,12 @@ class Workers:
         if beat is None:
             return
         if not beat.draining:
-            self._lost["worker_lost"] += sum(group.in_flight for group in beat.groups)
+            in_flight = sum(group.in_flight for group in beat.groups)
+            self._lost["worker_lost"] += max(in_flight - worker.ended, 0)
         if worker.from_birth:  # what was dropped at the very end left no gap
             self._lost["facts"] += max(beat.dropped.get(_TOLD_BY_NUMBERS, 0) - worker.missing, 0)
-        for name, counted in beat.dropped.items():
-            if name in self._lost and name != _TOLD_BY_NUMBERS:
-                self._lost[name] += counted
-        _add_delays(self._past, beat)
+        _add_dropped(self._lost, worker)
+        _add_delays(self._past, worker)
 
     # ------------------------------------------------------------ what readers see
 
@@ -148,17 +161,15 @@ class Workers:
     def dropped(self) -> dict[str, int]:
         """Everything that was given up, by what it was."""
         out = dict(self._lost)
-        for beat in self._beats():
-            for name, counted in beat.dropped.items():
-                if name in out and name != _TOLD_BY_NUMBERS:
-                    out[name] += counted
+        for worker in self._live.values():
+            _add_dropped(out, worker)
         return out
 
     def delays(self) -> dict[str, Hist]:
         """forward, lag and blocked over all workers, those that are gone included."""
         sums = {name: delays.copy() for name, delays in self._past.items()}
-        for beat in self._beats():
-            _add_delays(sums, beat)
+        for worker in self._live.values():
+            _add_delays(sums, worker)
         return {name: delays.freeze() for name, delays in sums.items()}
 
     def groups_now(self, cap: GroupCap) -> tuple[GroupNow, ...]:
@@ -208,7 +219,18 @@ def merge_backends(beats: Iterable[Beat]) -> tuple[BackendStats, ...]:
     return tuple(merged[name] for name in sorted(merged))
 
 
-def _add_delays(sums: dict[str, Delays], beat: Beat) -> None:
-    sums["forward"].add(beat.forward, beat.forward_sum_ns)
-    sums["lag"].add(beat.lag, beat.lag_sum_ns)
-    sums["blocked"].add(beat.blocked, beat.blocked_sum_ns)
+def _add_dropped(out: dict[str, int], worker: Worker) -> None:
+    """Add what it gave up since it is counted here, but for what its facts' numbers tell."""
+    if worker.beat is not None:
+        before = {} if worker.first is None else worker.first.dropped
+        for name, counted in worker.beat.dropped.items():
+            if name in out and name != _TOLD_BY_NUMBERS:
+                out[name] += max(counted - before.get(name, 0), 0)
+
+
+def _add_delays(sums: dict[str, Delays], worker: Worker) -> None:
+    for beat, sign in ((worker.beat, 1), (worker.first, -1)):
+        if beat is not None:
+            sums["forward"].add(beat.forward, beat.forward_sum_ns, sign)
+            sums["lag"].add(beat.lag, beat.lag_sum_ns, sign)
+            sums["blocked"].add(beat.blocked, beat.blocked_sum_ns, sign)

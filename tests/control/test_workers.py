@@ -97,6 +97,75 @@ def test_a_worker_that_died_takes_its_streams_along() -> None:
     assert workers.groups_now(GroupCap()) == ()
 
 
+def test_what_ended_after_the_last_beat_is_not_lost_too() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    workers.beat(worker, beat(now(in_flight=9), at_unix_ns=500))
+    workers.beat(worker, beat(now(in_flight=3), at_unix_ns=1_000))
+    ended = [
+        facts(seq=1, received_unix_ns=400),
+        facts(seq=2, received_unix_ns=1_500),
+    ]  # the second began later
+    workers.fresh(worker, ended)
+    workers.fresh(worker, ended)  # sent again
+    workers.left(worker, now_ns=0)
+    workers.sweep(GRACE_NS)
+    assert lost(workers) == {"worker_lost": 2}
+
+
+def test_more_that_ended_than_was_in_flight_loses_nobody() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    workers.beat(worker, beat(now(in_flight=1), at_unix_ns=1_000))
+    workers.fresh(worker, [facts(seq=n, received_unix_ns=n) for n in (1, 2, 3)])
+    workers.hello(hello(incarnation="two"))
+    assert lost(workers) == {}
+
+
+def test_a_beat_begins_a_new_picture_of_what_ended_since() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    workers.beat(worker, beat(now(in_flight=2), at_unix_ns=1_000))
+    workers.fresh(worker, [facts(seq=1, received_unix_ns=900)])
+    workers.beat(worker, beat(now(in_flight=1), at_unix_ns=2_000))
+    workers.hello(hello(incarnation="two"))
+    assert lost(workers) == {"worker_lost": 1}
+
+
+def counted(forward: int, arrivals: int) -> Beat:
+    counts = [0] * BUCKETS
+    counts[3] = forward
+    return beat(forward=counts, forward_sum_ns=forward * 1000, dropped={"arrivals": arrivals})
+
+
+def test_of_an_older_worker_only_what_comes_after_its_first_beat_counts() -> None:
+    workers = Workers()  # of a control process that took a dead one's place
+    worker = workers.hello(hello(acked=7, next_seq=8))
+    workers.beat(worker, counted(forward=1_000, arrivals=4))
+    assert workers.delays()["forward"].count == 0
+    assert workers.dropped()["arrivals"] == 0
+    workers.beat(worker, counted(forward=1_200, arrivals=5))
+    for _ in range(2):  # the same once it is gone
+        forward = workers.delays()["forward"]
+        assert (forward.count, forward.counts[3]) == (200, 200)
+        assert abs(forward.sum - 200e-6) < 1e-12
+        assert workers.dropped()["arrivals"] == 1
+        workers.hello(hello(incarnation="two"))
+
+
+def test_a_worker_that_was_given_up_and_comes_back_is_not_counted_twice() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    workers.beat(worker, counted(forward=1_000, arrivals=4))
+    workers.left(worker, now_ns=0)
+    workers.sweep(GRACE_NS)
+    back = workers.hello(hello(next_seq=2))
+    workers.beat(back, counted(forward=1_100, arrivals=4))
+    workers.beat(back, counted(forward=1_150, arrivals=6))
+    assert workers.delays()["forward"].count == 1_050
+    assert workers.dropped()["arrivals"] == 6
+
+
 def test_a_link_that_comes_back_loses_nothing() -> None:
     workers = Workers()
     worker = workers.hello(hello())
