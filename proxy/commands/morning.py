@@ -44,10 +44,13 @@ def findings(summary: Json) -> list[str]:
     """What needs somebody's attention, in sentences, the gravest first."""
     found = []
     if (degraded := summary["degraded"]) is not None:
-        found.append(
-            f"this is {summary['instance']} alone: the other hosts' numbers cannot be read from Redis "
-            f"({degraded['reason']}) since {degraded['since']}"
-        )
+        since = f"Redis: {degraded['reason']} since {degraded['since']}"
+        if summary["scope"] == "host":
+            found.append(
+                f"this is {summary['instance']} alone: the other hosts' numbers cannot be read ({since})"
+            )
+        else:
+            found.append(f"what ended on {summary['instance']} of late is missing ({since})")
     for group in summary["groups"]:
         good, objective = group["good_ratio"], group["objective"]
         if good is not None and objective is not None and good < objective:

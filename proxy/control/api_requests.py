@@ -14,7 +14,7 @@ from proxy.control.core import Controller
 from proxy.control.fleet.store import StoreError
 from proxy.control.record import Record, Timeline
 from proxy.control.schema import ApiError, answers, reply
-from proxy.control.scope import HERE, Degraded, ScopeQuery, Share, instead, reader_of
+from proxy.control.scope import DEGRADED, HERE, Degraded, ScopeQuery, Share, instead, of_all, reader_of
 from proxy.control.settle import Settled
 from proxy.control.store import Store
 from proxy.control.timeline import timeline
@@ -28,7 +28,7 @@ class RecordPage(Struct, frozen=True):
     matched: Annotated[int, Meta(description="how many matched, those beyond `limit` included")]
     searched: Annotated[int, Meta(description="how many are kept at all")]
     scope: Annotated[str, Meta(description="`fleet`: of all hosts; `host`: of this one")]
-    degraded: Annotated[Degraded | None, Meta(description="why this is `host`, where `fleet` was asked for")]
+    degraded: Annotated[Degraded | None, Meta(description=DEGRADED)]
 
 
 class RecordDetail(Record, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ def requests_router(controller: Controller) -> APIRouter:
         reader, share = reader_of(controller, filters.scope or "host"), HERE
         if reader is not None:
             try:
-                return reply(_of_all(controller.store, await reader.records(), filters))
+                return reply(_select_all(controller.store, await reader.records(), filters, of_all(reader)))
             except StoreError as error:
                 share = instead(reader, error.reason)
         return reply(select(controller.store, filters, share))
@@ -167,7 +167,7 @@ def _detail(record: Record, shown: Timeline | None) -> RecordDetail:
     return RecordDetail(**fields, timeline=shown)
 
 
-def _of_all(store: Store, others: Iterable[Record], filters: Filters) -> RecordPage:
+def _select_all(store: Store, others: Iterable[Record], filters: Filters, share: Share) -> RecordPage:
     """The records of all hosts that match; this host's as they are here, the latest included."""
     every = {settled.facts.id: settled.record for settled in _distinct(store)}
     for record in others:
@@ -178,7 +178,7 @@ def _of_all(store: Store, others: Iterable[Record], filters: Filters) -> RecordP
         found.sort(key=lambda record: (_least(record), -(record.missed or 0)))
     else:
         found.sort(key=_ended, reverse=True)
-    return RecordPage(found[: filters.limit], len(found), len(every), "fleet", None)
+    return RecordPage(found[: filters.limit], len(found), len(every), share.scope, share.degraded)
 
 
 def _ended(record: Record) -> float:

@@ -12,7 +12,7 @@ from proxy.control.core import Controller
 from proxy.control.fleet.reader import Reader as FleetReader
 from proxy.control.fleet.store import StoreError
 from proxy.control.schema import ApiError, answers, reply
-from proxy.control.scope import HERE, ScopeQuery, Share, instead, reader_of
+from proxy.control.scope import HERE, ScopeQuery, instead, of_all, reader_of
 from proxy.control.summary import Summary, summarise
 from proxy.control.timeseries import (
     POINTS_MOST,
@@ -130,7 +130,8 @@ def _too_many(count: int, step: str | None, by: By) -> ApiError:
 
 async def _fleet_summary(controller: Controller, reader: FleetReader, window_ns: int) -> Summary:
     found = await reader.read(window_ns, reader.now_ns())
-    return summarise_fleet(controller, window_ns, found, await reader.now())
+    now = await reader.now()
+    return summarise_fleet(controller, window_ns, found, now, of_all(reader, found.instances))
 
 
 async def _fleet_series(
@@ -139,7 +140,9 @@ async def _fleet_series(
     wanted = wanted_of(reader.now_ns(), metric, window, step, by)
     series = FleetSeries(wanted)
     try:
-        return await reader.series((metric, window, step, by), series.bounds, series.take, series.answer)
+        return await reader.series(
+            (metric, window, step, by), series.bounds, series.take, lambda: series.answer(of_all(reader))
+        )
     except TooManyPoints as many:
         raise _too_many(many.count, step, by) from None
 
@@ -178,7 +181,7 @@ def windows_router(controller: Controller) -> APIRouter:
         if reader is not None:
             try:
                 found = await reader.read(window_ns, reader.now_ns())
-                return reply(miss_rates_of(found.windowed, Share("fleet", found.instances)))
+                return reply(miss_rates_of(found.windowed, of_all(reader, found.instances)))
             except StoreError as error:
                 share = instead(reader, error.reason)
         await preparing.ready(window_ns)

@@ -16,7 +16,7 @@ Scope = Literal["fleet", "host"]
 
 
 class Degraded(Struct, frozen=True):
-    """All hosts were asked for and cannot be shown."""
+    """Redis does not do what it is asked: all hosts cannot be shown, or this one's latest cannot."""
 
     reason: str
     since: Annotated[str, Meta(description="when this host first noticed")]
@@ -31,6 +31,7 @@ class Share(NamedTuple):
 
 
 HERE: Final = Share()
+DEGRADED: Final = "where all hosts were meant: why these are this host's numbers, or lack its latest"
 
 ScopeQuery = Annotated[
     Scope | None,
@@ -58,8 +59,17 @@ def reader_of(controller: Controller, scope: Scope | None, window: str | None = 
     return None if scope == "host" or window is None else reader
 
 
+def of_all(reader: Reader, instances: int = 0) -> Share:
+    """The numbers are those of all hosts."""
+    return Share("fleet", instances, None if reader.behind is None else _degraded(*reader.behind))
+
+
 def instead(reader: Reader, reason: str) -> Share:
     """This host's numbers stand in for the fleet's."""
     away = reader.away
     since_ns = reader.now_ns() - reader.offset_ns if away is None else away.since_ns
-    return Share("host", 1, Degraded(reason, iso_time(since_ns)))
+    return Share("host", 1, _degraded(reason, since_ns))
+
+
+def _degraded(reason: str, since_ns: int) -> Degraded:
+    return Degraded(reason, iso_time(since_ns))

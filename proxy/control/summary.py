@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from proxy.control.core import Controller
 from proxy.control.ledger import DURATION, FLUIDITY, NORMALIZED, TBT, TPOT, TTFT, GroupBook, bounds_of
 from proxy.control.record import iso_time
-from proxy.control.scope import HERE, Degraded, Share
+from proxy.control.scope import DEGRADED, HERE, Degraded, Share
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import Hist, Snapshot
 from proxy.link import GroupNow
@@ -138,7 +138,7 @@ class Summary(Struct, frozen=True, kw_only=True):
         int,
         Meta(description="control processes that wrote within the window; one that was restarted is two"),
     ]
-    degraded: Annotated[Degraded | None, Meta(description="why this is `host`, where `fleet` was meant")]
+    degraded: Annotated[Degraded | None, Meta(description=DEGRADED)]
     asked_s: Annotated[float | None, Meta(description="`window`; null: everything since the start")]
     covered_from: Annotated[str, Meta(description="requests that ended from here ...")]
     covered_to: Annotated[

@@ -230,7 +230,7 @@ class FleetSeries:
             self._lanes.setdefault(names, {})[index] = self._point(index, slot)
         self._check(len(self._lanes))
 
-    def answer(self) -> TimeSeries:
+    def answer(self, share: Share) -> TimeSeries:
         """What was taken."""
         if self._wanted.by == "none":
             self._lanes.setdefault((None, None, None), {})
@@ -239,7 +239,7 @@ class FleetSeries:
             Series(*names, [points.get(at) or self._point(at, empty) for at in range(len(self.bounds))])
             for names, points in sorted(self._lanes.items(), key=str)
         ]
-        return _answer(self._wanted, self._error, series, Share("fleet"))
+        return _answer(self._wanted, self._error, series, share)
 
     def _point(self, index: int, slot: Slot) -> Point:
         start_ns, end_ns = self.bounds[index]

@@ -85,10 +85,12 @@ def summarise_window(controller: Controller, window_ns: int, share: Share = HERE
     return _summary(controller, snapshot, window_ns, read, share)
 
 
-def summarise_fleet(controller: Controller, window_ns: int, found: FleetWindow, now: FleetNow) -> Summary:
+def summarise_fleet(
+    controller: Controller, window_ns: int, found: FleetWindow, now: FleetNow, share: Share
+) -> Summary:
     """The summary of what ended on all hosts; ``proxy`` is this host's own."""
     snapshot = replace(controller.snapshot(), now=now.groups, backends=now.backends)
-    return _summary(controller, snapshot, window_ns, found.windowed, Share("fleet", found.instances))
+    return _summary(controller, snapshot, window_ns, found.windowed, share)
 
 
 def _summary(

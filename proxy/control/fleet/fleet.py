@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.control.core import Controller
+from proxy.control.fleet.answers import Away
 from proxy.control.fleet.connect import connect
 from proxy.control.fleet.health import Status
 from proxy.control.fleet.layout import Keys
@@ -27,6 +28,8 @@ from proxy.settings.telemetry import Redis
 
 #: Part of the deadline of ``close`` that may pass until the task of ``run`` has ended.
 _LEAVE_S: Final = 0.1
+#: Requests that are in nobody's slots: what every host tells of itself in ``HostValue.lost``.
+_LOST: Final = ("facts", "worker_lost", "settled_before_write", "redis_slots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Fleet:
             every_ns=settings.every,
             memory_bytes=settings.memory,
             picture=self._picture,
+            lost=self._lost,
             unix_ns=unix_ns,
             monotonic_ns=monotonic_ns,
         )
@@ -83,6 +87,7 @@ class Fleet:
             offset_ns=lambda: self.writer.offset.ns,
             unix_ns=unix_ns,
             monotonic_ns=monotonic_ns,
+            trouble=self._trouble,
         )
 
     # ------------------------------------------------------------ what the controller tells
@@ -152,6 +157,14 @@ class Fleet:
             written_unix_ns=writer.written_unix_ns,
             acknowledged=writer.outbox.acknowledged._asdict(),
         )
+
+    def _lost(self) -> dict[str, int]:
+        counts = self._controller.workers.dropped() | self.dropped()
+        return {name: counts[name] for name in _LOST if counts[name]}
+
+    def _trouble(self) -> Away | None:
+        health = self.writer.health
+        return Away(health.reason or "error", health.since_unix_ns) if health.status == "degraded" else None
 
     def _picture(self) -> Picture:
         controller = self._controller

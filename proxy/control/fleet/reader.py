@@ -12,13 +12,13 @@ Every moment here is one of Redis's clock, unix nanoseconds; ``offset_ns`` more 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
 from proxy.control.fleet import cover
+from proxy.control.fleet.answers import Answers, Away, fine
 from proxy.control.fleet.layout import (
     LAYOUT,
     NOW_S,
@@ -32,7 +32,6 @@ from proxy.control.fleet.layout import (
     decode_now,
     decode_record,
 )
-from proxy.control.fleet.store import StoreError
 from proxy.control.record import Record
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import BackendStats
@@ -50,15 +49,8 @@ _S: Final = 1_000_000_000
 _BATCH: Final = 16
 #: Strings asked for at once.
 _VALUES: Final = 64
-#: An answer is kept this long ...
-_KEPT_NS: Final = 5 * _S
-#: ... or so many times as long as it took to make.
-_KEPT_TIMES: Final = 10
-_KEPT_MOST: Final = 6
 #: Work between two turns of the loop.
 _STEP_NS: Final = 3_000_000
-#: After a failure nothing is asked for this long: a page must not wait for each of its parts.
-_PAUSE_NS: Final = 3 * _S
 _REST: Final = GroupKey(OTHER, OTHER, OTHER)
 _T = TypeVar("_T")
 _slots: Final = msgspec.msgpack.Decoder(SlotValue)
@@ -92,18 +84,6 @@ class FleetNow(NamedTuple):
     instances: int
 
 
-class Away(NamedTuple):
-    """Redis cannot be asked; ``since_ns``: of the host's wall clock."""
-
-    reason: str
-    since_ns: int
-
-
-class _Kept(NamedTuple):
-    value: Any
-    until_ns: int
-
-
 class _Turns:
     """Gives way to the loop once a step has taken its time."""
 
@@ -122,7 +102,7 @@ class _Turns:
 
 
 class Reader:
-    """See the module."""
+    """See the module.  ``trouble``: why this host cannot write; readers need not find out by waiting."""
 
     def __init__(
         self,
@@ -132,22 +112,25 @@ class Reader:
         offset_ns: Callable[[], int],
         unix_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
+        trouble: Callable[[], Away | None] = fine,
     ) -> None:
         self._source = source
         self._keys = keys
         self._offset_ns = offset_ns
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
-        self._lock = asyncio.Lock()
-        self._answers: dict[Hashable, _Kept] = {}
-        self._away: Away | None = None
-        self._asked_again_ns = 0
+        self._answers = Answers(unix_ns, monotonic_ns, trouble)
         self.nonsense = 0  # values that were passed over
 
     @property
     def away(self) -> Away | None:
-        """Why the last question was not answered; ``None``: it was."""
-        return self._away
+        """Why questions are not answered; ``None``: they are."""
+        return self._answers.away
+
+    @property
+    def behind(self) -> Away | None:
+        """Why what this host ended of late is not among the answers, where that is so."""
+        return self._answers.trouble()
 
     @property
     def offset_ns(self) -> int:
@@ -162,7 +145,7 @@ class Reader:
 
     async def read(self, window_ns: int, now_ns: int) -> FleetWindow:
         """All that ended in the last ``window_ns``; up to a twentieth of it, or 10 s, more at the old end."""
-        return await self._kept(("window", window_ns), lambda: self._read(window_ns, now_ns))
+        return await self._answers.kept(("window", window_ns), lambda: self._read(window_ns, now_ns))
 
     async def series(
         self,
@@ -190,16 +173,16 @@ class Reader:
             take(cell, groups)
             return made()
 
-        return await self._kept(("series", question), make)
+        return await self._answers.kept(("series", question), make)
 
     async def now(self) -> FleetNow:
         """What is in flight on the hosts that wrote within the last seconds."""
-        return await self._kept("now", self._now)
+        return await self._answers.kept("now", self._now)
 
     async def find(self, name: str) -> Record | None:
         """The record of any host whose id, request_id, response_id or trace_id this is."""
         quoted = msgspec.json.encode(name)
-        with self._asking():
+        with self._answers.asking():
             turns = _Turns(self._monotonic_ns)
             for key, most in self._streams():
                 found = await self._source.records(key, most)
@@ -213,7 +196,7 @@ class Reader:
 
     async def records(self) -> list[Record]:
         """The latest and the worst of all hosts, each once."""
-        return await self._kept("records", self._all_records)
+        return await self._answers.kept("records", self._all_records)
 
     # ------------------------------------------------------------ windows
 
@@ -309,36 +292,6 @@ class Reader:
         except (Nonsense, msgspec.MsgspecError):
             self.nonsense += 1
             return None
-
-    # ------------------------------------------------------------ asking
-
-    async def _kept(self, question: Hashable, make: Callable[[], Awaitable[_T]]) -> _T:
-        async with self._lock:
-            kept = self._answers.get(question)
-            begun_ns = self._monotonic_ns()
-            if kept is not None and begun_ns < kept.until_ns:
-                return cast(_T, kept.value)
-            with self._asking():
-                value = await make()
-            now_ns = self._monotonic_ns()
-            self._answers.pop(question, None)
-            self._answers[question] = _Kept(value, now_ns + max(_KEPT_NS, _KEPT_TIMES * (now_ns - begun_ns)))
-            while len(self._answers) > _KEPT_MOST:
-                del self._answers[next(iter(self._answers))]
-            return value
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        if self._away is not None and self._monotonic_ns() < self._asked_again_ns:
-            raise StoreError(self._away.reason)
-        try:
-            yield
-        except StoreError as error:
-            since_ns = self._unix_ns() if self._away is None else self._away.since_ns
-            self._away = Away(error.reason, since_ns)
-            self._asked_again_ns = self._monotonic_ns() + _PAUSE_NS
-            raise
-        self._away = None
 
 
 def _names(record: Record) -> tuple[str | None, ...]:

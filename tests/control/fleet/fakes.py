@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from proxy.control.fleet.answers import Away
 from proxy.control.fleet.layout import (
     LAYOUT,
     Grain,
@@ -106,5 +107,18 @@ class Ticks:
         return self.now_ns
 
 
-def reader(memory: Memory, unix: Ticks, monotonic: Ticks | None = None, offset_ns: int = 0) -> Reader:
-    return Reader(memory, KEYS, offset_ns=lambda: offset_ns, unix_ns=unix, monotonic_ns=monotonic or Ticks())
+def reader(
+    memory: Memory,
+    unix: Ticks,
+    monotonic: Ticks | None = None,
+    offset_ns: int = 0,
+    trouble: Callable[[], Away | None] = lambda: None,
+) -> Reader:
+    return Reader(
+        memory,
+        KEYS,
+        offset_ns=lambda: offset_ns,
+        unix_ns=unix,
+        monotonic_ns=monotonic or Ticks(),
+        trouble=trouble,
+    )

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from proxy.control.core import Controller
+from proxy.control.fleet.answers import Away
 from proxy.control.fleet.reader import Reader
 from proxy.control.record import iso_time
 from proxy.control.settle import GroupKey, settle
@@ -34,6 +35,9 @@ class Joined:
     reader: Reader
 
     def booked(self, booked: Booked) -> None:
+        """Nothing is written."""
+
+    def seen(self, worker: str, number: int) -> None:
         """Nothing is written."""
 
     def hello(self, hello: Hello) -> None:
@@ -297,4 +301,20 @@ def test_the_report_says_whose_numbers_it_shows() -> None:
         scene.fails("slow")
         told = report("--admin", url).output
         assert "this is here alone" in told
-        assert "(slow)" in told
+        assert "(Redis: slow since " in told
+
+
+def test_where_only_writing_fails_all_hosts_are_shown_and_it_is_said() -> None:
+    with served() as (scene, client):
+        trouble = [Away("read_only", scene.clock.now_ns - 60 * S)]
+        told = {"reason": "read_only", "since": iso_time(scene.clock.now_ns - 60 * S)}
+        scene.reader = reader(scene.memory, Ticks(scene.clock.now_ns), trouble=lambda: trouble[-1])
+        scene.own.join(Joined(scene.reader))
+        found = client.get("/api/summary?window=1h").json()
+        assert (found["scope"], found["degraded"], found["total"]["requests"]) == ("fleet", told, 61)
+        assert "what ended on here of late is missing" in report("--admin", str(client.base_url)).output
+        trouble.append(Away("slow", scene.clock.now_ns))
+        asked = scene.memory.asked
+        found = client.get("/api/summary?window=1d").json()
+        assert (found["scope"], found["degraded"]["reason"]) == ("host", "slow")
+        assert scene.memory.asked == asked  # the writer's word is enough
