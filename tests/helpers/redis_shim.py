@@ -94,8 +94,8 @@ class Shim:
         """Take connections and bytes, and pass nothing on."""
         self._run(self._free.clear)
 
-    def babble(self, nonsense: bytes) -> None:
-        """Answer every piece with this; nothing gets to Redis."""
+    def babble(self, nonsense: bytes | None) -> None:
+        """Answer every piece with this, and nothing gets to Redis; ``None``: no more."""
         self._babble = nonsense
 
     def refuse(self) -> None:
