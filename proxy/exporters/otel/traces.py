@@ -77,7 +77,9 @@ class Traces:
         self._room = _queue_size(variables)
         self._exporter: _Watched | None = None
         try:
-            self._exporter = _Watched(_exporter(wire_of(otel, "traces", variables)), self._trouble)
+            wire = wire_of(otel, "traces", variables)
+            self._trouble = Trouble(f"spans to {wire.endpoint}")
+            self._exporter = _Watched(_exporter(wire), self._trouble)
             self._processor = BatchSpanProcessor(self._exporter, max_queue_size=self._room)
         except ImportError:
             self._trouble.failed("otel.protocol grpc needs the extra: pip install 'legato[grpc]'")

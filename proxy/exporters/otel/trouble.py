@@ -19,11 +19,11 @@ _REASON_LIMIT: Final = 300
 
 
 class _LastWords(logging.Handler):
-    """Keeps the last message of each thread, of the loggers that may be shown."""
+    """Keeps the first and the last message of each thread, of the loggers that may be shown."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.by_thread: dict[int, str] = {}
+        self.by_thread: dict[int, tuple[str, ...]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         if not record.name.startswith(_SHOWN):
@@ -31,9 +31,13 @@ class _LastWords(logging.Handler):
         if len(self.by_thread) > 64:  # threads that are gone
             self.by_thread.clear()
         try:
-            self.by_thread[threading.get_ident()] = record.getMessage()[:_REASON_LIMIT]
+            said = record.getMessage()[:_REASON_LIMIT]
         except (TypeError, ValueError):  # a message that does not fit its arguments is nobody's reason
             return
+        thread = threading.get_ident()
+        before = self.by_thread.get(thread, ())
+        # The first says why, the last what came of it: that retries were in vain.
+        self.by_thread[thread] = (*before[:1], said)
 
 
 _words = _LastWords()
@@ -48,9 +52,9 @@ def silence_sdk() -> None:
 
 
 def last_words() -> str | None:
-    """What the SDK said last in this thread, once; one line."""
-    said = _words.by_thread.pop(threading.get_ident(), None)
-    return None if said is None else " ".join(said.split())
+    """What the SDK has said in this thread since it was last asked; one line."""
+    said = _words.by_thread.pop(threading.get_ident(), ())
+    return " ".join(" / ".join(said).split()) or None
 
 
 class Trouble:
@@ -68,11 +72,13 @@ class Trouble:
             self.failures += 1
             told, self._failing = self._failing, True
         if not told:
-            _log.warning("%s cannot be exported (told once): %s", self._what, reason or "no reason given")
+            _log.warning(
+                "%s: they cannot be exported (told once): %s", self._what, reason or "no reason given"
+            )
 
     def worked(self) -> None:
         """It works; say so if it did not."""
         with self._lock:
             told, self._failing = self._failing, False
         if told:
-            _log.info("%s are exported again; %d exports have failed so far", self._what, self.failures)
+            _log.info("%s: exported again; %d exports have failed so far", self._what, self.failures)

@@ -41,7 +41,20 @@ class Wire:
             "certificate_file": self.ca_file,
             "headers": self.headers or None,
             "timeout": self.timeout_s,
+            "session": self._session(),
         }
+
+    def _session(self) -> Any:
+        """What the SDK sends with, freed of two habits: ``~/.netrc`` replaces a configured ``Authorization``,
+        and ``REQUESTS_CA_BUNDLE`` a configured CA."""
+        import requests
+
+        session = requests.Session()
+        session.auth = _as_it_is
+        if self.ca_file is not None:
+            session.trust_env = False
+            session.proxies = requests.utils.get_environ_proxies(self.endpoint)
+        return session
 
     def grpc_options(self) -> dict[str, Any]:
         """The same over gRPC.  Raises ``ImportError`` without it, ``WireError`` for a bad CA file."""
@@ -73,6 +86,10 @@ def wire_of(otel: Otel, signal: Signal, environ: Mapping[str, str] | None = None
     if grpc and headers:  # there the SDK takes headers from us or from the variables, over HTTP from both
         headers = _variable_headers(os.environ if environ is None else environ, signal) | headers
     return Wire(endpoint, grpc, otel.timeout / 1e9, headers, otel.ca_file)
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
 
 
 def _headers_of(otel: Otel) -> dict[str, str]:
