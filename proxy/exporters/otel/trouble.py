@@ -73,7 +73,7 @@ class Trouble:
             told, self._failing = self._failing, True
         if not told:
             _log.warning(
-                "%s: they cannot be exported (told once): %s", self._what, reason or "no reason given"
+                "%s cannot be exported (told once): %s", self._what, reason or "no reason given"
             )
 
     def worked(self) -> None:
@@ -81,4 +81,4 @@ class Trouble:
         with self._lock:
             told, self._failing = self._failing, False
         if told:
-            _log.info("%s: exported again; %d exports have failed so far", self._what, self.failures)
+            _log.info("%s are exported again; %d exports have failed so far", self._what, self.failures)

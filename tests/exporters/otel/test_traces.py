@@ -236,10 +236,10 @@ def test_a_refusal_loses_the_batch_and_is_told_once_each_way(collector: Receiver
     collector.wait_spans(4)
     eventually(lambda: len(told) == 2)
     bad, good = told
-    where = f"spans to {collector.url}/v1/traces: "
+    where = f"spans to {collector.url}/v1/traces"
     why = "Failed to export spans batch code: 400, reason: Bad Request"
-    assert bad == f"{where}they cannot be exported (told once): {why}"
-    assert good == f"{where}exported again; 3 exports have failed so far"
+    assert bad == f"{where} cannot be exported (told once): {why}"
+    assert good == f"{where} are exported again; 3 exports have failed so far"
     traces.close(5)
 
 
