@@ -97,7 +97,7 @@ class HostValue(Struct, frozen=True, array_like=True):
     started_unix_ns: int
     offset_ns: int  # Redis's clock less the host's
     sums: dict[str, int]  # requests, met, missed, output_tokens
-    dropped: int = 0  # requests in slots that waited too long for Redis
+    lost: dict[str, int] = {}  # requests that are in no slot, by what became of them (exporters.vocabulary)
 
 
 class RecordValue(Struct, frozen=True, array_like=True):

@@ -61,7 +61,7 @@ class Identity:
 
 
 class Writer:
-    """See the module.  ``picture``: what is in flight on this host now."""
+    """See the module.  ``picture``: what is in flight on this host now; ``lost``: what was lost, by name."""
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class Writer:
         every_ns: int,
         memory_bytes: int,
         picture: Callable[[], Picture],
+        lost: Callable[[], dict[str, int]],
         unix_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
     ) -> None:
@@ -84,6 +85,7 @@ class Writer:
         self.written_unix_ns: int | None = None
         self._store = store
         self._picture = picture
+        self._lost = lost
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
         self._every_ns = max(every_ns, _EVERY_LEAST_NS)
@@ -204,7 +206,7 @@ class Writer:
         who, now_ns = self.identity, self.now_ns()
         sums = self.outbox.acknowledged._asdict()
         value = HostValue(
-            LAYOUT, who.host, who.version, who.started_unix_ns, self.offset.ns, sums, self.outbox.lost
+            LAYOUT, who.host, who.version, who.started_unix_ns, self.offset.ns, sums, self._lost()
         )
         data = encode(value)
         known = set(self._announced)

@@ -1,0 +1,452 @@
+"""What is settled stands in Redis once, whatever Redis does meanwhile: real servers, clocks moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.control.fleet.layout import HOST_S, NOW_S, Grain, decode_now
+from tests.control.fleet.host import KEYS, Clock, Host, S, everywhere, host_value, in_redis, run
+from tests.helpers.procs import eventually
+from tests.helpers.redis_server import RedisServer, redis_server
+from tests.helpers.redis_shim import Shim
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: RedisServer) -> RedisServer:
+    shared.ask("FLUSHALL")
+    return shared
+
+
+def test_a_round_writes_slots_sums_and_who_it_was(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        host.settle(2)
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [2, 2, 2]
+        told = host_value(server, host.name)
+        assert told is not None
+        assert told.sums == {"requests": 2, "met": 6, "missed": 2, "output_tokens": 8}
+        assert (told.host, told.version) == ("host-1", "0")
+        with server.admin() as client:
+            assert client.get(KEYS.seen("w0")) == b"2"
+            assert client.zrange(KEYS.hosts, 0, -1) == [host.name.encode()]
+            now = client.get(KEYS.now(host.name))
+            assert now is not None
+            assert decode_now(now).host == "host-1"
+            assert 0 < client.ttl(KEYS.now(host.name)) <= NOW_S
+            for key in (KEYS.host(host.name), KEYS.seen("w0"), KEYS.hosts):
+                assert 0 < client.ttl(key) <= HOST_S
+            for grain in Grain:
+                number = grain.number(host.clock.now_ns - 5 * S)
+                assert client.expiretime(KEYS.slot(grain, number)) == grain.expires_s(number)
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_writing_again_changes_nothing_and_what_comes_is_added(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        for _ in range(30):  # two minutes and a half
+            host.settle()
+            await host.round()
+        assert everywhere(server) == [30, 30, 30]
+        host.writer.outbox.again()
+        await host.round()
+        assert everywhere(server) == [30, 30, 30]
+        assert host.acknowledged == 30
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_two_hosts_do_not_see_each_other(server: RedisServer) -> None:
+    async def script() -> None:
+        one, two = Host(server.url), Host(server.url, name="00000000bbbbbbbb")
+        for host, requests in ((one, 3), (two, 4)):
+            host.settle(requests)
+            await host.round()
+        assert everywhere(server) == [7, 7, 7]
+        assert [in_redis(server, Grain.HOUR, host.name) for host in (one, two)] == [3, 4]
+        for host in (one, two):
+            await host.store.close(1)
+
+    run(script())
+
+
+@pytest.mark.parametrize("command", [b"HSET", b"SET", b"EXPIREAT", b"ZADD"])
+def test_a_write_whose_answer_is_lost_counts_once(server: RedisServer, command: bytes) -> None:
+    async def script(shim: Shim) -> None:
+        host = Host(shim.url)
+        host.settle()
+        await host.round()
+        shim.cut(command)
+        host.settle(2)
+        await host.round()
+        assert host.status()[0] == "degraded"
+        assert shim.cuts == 1
+        await host.round(0.3)
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [3, 3, 3]
+        assert host.acknowledged == 3
+        told = host_value(server, host.name)
+        assert told is not None
+        assert told.sums["requests"] == 3
+        await host.store.close(1)
+
+    with Shim(server.address) as shim:
+        run(script(shim))
+
+
+def test_away_for_a_minute_nothing_is_lost_and_it_catches_up_within_seconds() -> None:
+    async def script(server: RedisServer) -> None:
+        host = Host(server.url)
+        host.settle()
+        await host.round()
+        server.kill()
+        settled = 1
+        for _ in range(60):
+            host.settle(2)
+            settled += 2
+            await host.round(1)
+        assert host.status() == ("degraded", "away")
+        assert host.writer.outbox.waiting_slots > 0
+        server.start()
+        tries = 0
+        while host.status()[0] != "ok":
+            await host.round(0.5)
+            tries += 1
+        assert tries <= 10  # 5 s: the longest wait between two tries, and a round
+        await host.round()
+        # It came back empty: what it had acknowledged before is there again too.
+        assert everywhere(server) == [settled] * 3
+        assert host.acknowledged == settled
+        with server.admin() as client:
+            assert client.get(KEYS.seen("w0")) == b"%d" % settled
+        await host.store.close(1)
+
+    with redis_server() as server:
+        run(script(server))
+
+
+def test_a_redis_that_hangs_costs_its_timeout_and_no_round(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url, timeout_s=0.1)
+        host.settle()
+        await host.round()
+        server.pause()
+        try:
+            host.settle()
+            begun = time.monotonic()
+            await host.round()
+            assert time.monotonic() - begun < 1
+            assert host.status() == ("degraded", "slow")
+            host.settle()
+            await host.round()  # booked and packed all the same
+            assert host.writer.outbox.waiting_slots >= 3
+        finally:
+            server.resume()
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [3, 3, 3]
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_a_hung_redis_delays_the_end_by_no_more_than_its_deadline(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url, timeout_s=5)
+        host.settle()
+        await host.round()
+        server.pause()
+        try:
+            host.settle()
+            begun = time.monotonic()
+            await host.writer.close(0.2)
+            assert 0.2 <= time.monotonic() - begun < 1
+        finally:
+            server.resume()
+
+    run(script())
+
+
+def test_the_end_writes_what_there_is(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        await host.round()
+        host.settle(4)
+        await host.writer.close(1)
+
+    run(script())
+    assert everywhere(server) == [4, 4, 4]
+
+
+def _full(server: RedisServer, on: bool) -> None:
+    server.ask("CONFIG", "SET", "maxmemory", "1" if on else "0")
+
+
+def _replica(server: RedisServer, on: bool) -> None:
+    server.ask("REPLICAOF", *(("127.0.0.1", "1") if on else ("NO", "ONE")))
+
+
+def _no_replicas(server: RedisServer, on: bool) -> None:
+    server.ask("CONFIG", "SET", "min-replicas-to-write", "1" if on else "0")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [(_full, "full"), (_replica, "read_only"), (_no_replicas, "no_replicas")]
+)
+def test_a_redis_that_refuses_writes(server: RedisServer, trouble: object, reason: str) -> None:
+    assert callable(trouble)
+
+    async def script() -> None:
+        host = Host(server.url)
+        host.settle()
+        await host.round()
+        trouble(server, True)
+        try:
+            host.settle()
+            await host.round()
+            assert host.status() == ("degraded", reason)
+        finally:
+            trouble(server, False)
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [2, 2, 2]
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_a_redis_that_is_loading_or_babbles(server: RedisServer) -> None:
+    async def script(shim: Shim) -> None:
+        host = Host(shim.url)
+        host.settle()
+        for said, reason in (
+            (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
+            (b"-NOAUTH Authentication required.\r\n", "auth"),
+            (b"-NOPERM this user has no permissions\r\n", "forbidden"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "nonsense"),
+        ):
+            shim.babble(said)
+            await host.round()
+            assert host.status() == ("degraded", reason), said
+        shim.forward()
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [1, 1, 1]
+        await host.store.close(1)
+
+    with Shim(server.address) as shim:
+        run(script(shim))
+
+
+def test_something_else_at_one_of_our_keys_holds_up_no_other(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        ten = KEYS.slot(Grain.TEN, Grain.TEN.number(host.clock.now_ns))
+        server.ask("SET", ten, "mine")
+        host.settle()
+        await host.round()
+        assert host.status() == ("degraded", "wrong_type")
+        assert everywhere_but_tens(server) == [1, 1]
+        assert host_value(server, host.name) is not None
+        assert server.ask("GET", ten) == b"mine"
+        server.ask("DEL", ten)
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [1, 1, 1]
+        await host.store.close(1)
+
+    def everywhere_but_tens(server: RedisServer) -> list[int]:
+        return [in_redis(server, Grain.MINUTE), in_redis(server, Grain.HOUR)]
+
+    run(script())
+
+
+def test_a_redis_that_lost_its_data_without_a_word_gets_it_again(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        for _ in range(8):
+            host.settle()
+            await host.round()
+        server.ask("FLUSHALL")
+        await host.round()  # nothing new: only who it is was gone
+        await host.round(1)
+        assert everywhere(server) == [8, 8, 8]
+        with server.admin() as client:
+            assert client.get(KEYS.seen("w0")) == b"8"
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_a_failover_gets_what_was_acknowledged_just_before(server: RedisServer) -> None:
+    """Its last seconds were not replicated: after any trouble they are written once more."""
+
+    async def script() -> None:
+        host = Host(server.url)
+        for _ in range(4):
+            host.settle()
+            await host.round()
+        ten = KEYS.slot(Grain.TEN, Grain.TEN.number(host.clock.now_ns - 20 * S))
+        assert server.ask("DEL", ten) == 1
+        server.ask("CLIENT", "PAUSE", "400")
+        await host.round()
+        assert host.status()[0] == "degraded"
+        await asyncio.sleep(0.4)
+        await host.round()
+        await host.round(1)  # the slot was missing: all that is kept goes there once more
+        assert host.status() == ("ok", None)
+        assert everywhere(server) == [4, 4, 4]
+        await host.store.close(1)
+
+    run(script())
+
+
+# ---------------------------------------------------------------- clocks
+
+
+@pytest.mark.parametrize("skew_s", [-3_000, -3, 0, 4, 3_000])
+def test_slots_are_those_of_redis_clock(server: RedisServer, skew_s: int) -> None:
+    async def script() -> None:
+        clock = Clock()
+        clock.skew_ns = skew_s * S
+        host = Host(server.url, clock)
+        host.settle()  # before Redis was ever asked: by the host's own clock
+        await host.round()
+        for _ in range(12):
+            host.settle()
+            await host.round()
+        assert host.writer.offset.ns == skew_s * S
+        assert everywhere(server) == [13, 13, 13]
+        number = Grain.TEN.number(clock.now_ns + clock.skew_ns - 5 * S)
+        assert server.ask("EXISTS", KEYS.slot(Grain.TEN, number)) == 1
+        told = host_value(server, host.name)
+        assert told is not None
+        assert told.offset_ns == skew_s * S
+        assert host.acknowledged == 13
+        await host.store.close(1)
+
+    run(script())
+
+
+# ---------------------------------------------------------------- what a lost control process took with it
+
+
+def test_what_was_settled_and_not_written_is_counted_by_the_next_control_process(
+    server: RedisServer,
+) -> None:
+    async def script() -> None:
+        first = Host(server.url)
+        first.settle(10)
+        await first.round()
+        first.settle(3)  # settled, acknowledged to the worker, and then it is killed
+        await first.store.close(1)
+
+        second = Host(server.url, first.clock, name="00000000cccccccc")
+        second.writer.losses.hello("w0", 13)
+        second.writer.losses.hello("w1", 0)  # a worker that is new
+        second.settle(2, worker="w1")
+        await second.round()
+        assert second.writer.losses.settled_before_write == 3
+        with server.admin() as client:
+            assert client.get(KEYS.seen("w0")) == b"10"
+        second.writer.losses.seen("w0", 14)
+        second.writer.losses.hello("w0", 14)  # its link broke and came back
+        await second.round()
+        assert second.writer.losses.settled_before_write == 3
+        with server.admin() as client:
+            assert client.get(KEYS.seen("w0")) == b"14"
+        await second.store.close(1)
+
+    run(script())
+
+
+def test_the_look_up_waits_for_redis_and_nothing_is_overwritten_before(server: RedisServer) -> None:
+    async def script() -> None:
+        server.ask("SET", KEYS.seen("w0"), "5")
+        host = Host(server.url, timeout_s=0.1)
+        host.writer.losses.hello("w0", 9)
+        host.writer.losses.seen("w0", 12)
+        server.pause()
+        try:
+            await host.round()
+            assert host.writer.losses.settled_before_write == 0
+        finally:
+            server.resume()
+        await host.round()
+        assert host.writer.losses.settled_before_write == 4
+        assert server.ask("GET", KEYS.seen("w0")) == b"12"
+        await host.store.close(1)
+
+    run(script())
+
+
+# ---------------------------------------------------------------- the task
+
+
+def test_the_task_writes_by_itself_and_ends_when_told(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        host.clock.unix_ns = host.clock.monotonic_ns = time.time_ns  # type: ignore[method-assign]
+        host.writer._unix_ns = host.writer._monotonic_ns = time.time_ns
+        host.writer.health._monotonic_ns = time.time_ns
+        host.writer._round_at_ns = 0
+        host.settle(5)
+        task = asyncio.create_task(host.writer.run())
+        await asyncio.to_thread(eventually, lambda: everywhere(server) == [5, 5, 5], 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_an_error_of_ours_ends_nothing(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+
+        def fails() -> object:
+            raise KeyError(host.name)
+
+        picture, host.writer._picture = host.writer._picture, fails  # type: ignore[assignment]
+        host.settle()
+        await host.round()
+        assert host.status() == ("degraded", "error")
+        host.writer._picture = picture
+        await host.round()
+        assert host.status() == ("ok", None)
+        await host.store.close(1)
+
+    run(script())
+    assert "KeyError" in caplog.text
+    assert "aaaaaaaa" not in caplog.text
+
+
+def test_trouble_is_told_once_and_its_end(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "legato.fleet")
+
+    async def script() -> None:
+        host = Host("redis://user:hunter2@127.0.0.1:1")
+        for _ in range(20):
+            await host.round(1)
+        assert host.status() == ("degraded", "away")
+        assert host.writer.health.failures >= 5
+        await host.store.close(1)
+
+    run(script())
+    assert caplog.text.count("Redis") == 1
+    assert "hunter2" not in caplog.text
