@@ -115,6 +115,7 @@ MISTAKES = [
     ("request_id: {header: 'x:y'}", "is not a header's name"),
     ("backends: {a: {url: 'http://h:99999'}}", "the port is a number"),
     ("backends: {a: {url: 'http://u:hunter2@h'}}", "credentials in a URL are not sent"),
+    ("backends: {a: {url: 'http://u:p/hunter2@h'}}", "the port is a number"),
     ("backends: {a: {url: 'http://h?x=1'}}", "write http://h"),
     ("backends: {a: {url: 'http://'}}", "host and port are needed"),
     ("backends: {a: {}}", "url: http://host:port, or uds"),

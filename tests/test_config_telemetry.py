@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,8 @@ def test_every_form_of_the_url(text: str, shown: str) -> None:
 MISTAKES = [
     # (settings, key, mend)
     ("redis: redis://:hunter2@h", "redis", "a mapping of settings is needed (url, url_file"),
+    ("redis: 'redis://:hun ter2@h'", "redis", "a mapping of settings is needed"),
+    ("redis: hunter2", "redis", "a mapping of settings is needed"),
     ("redis: on", "redis", "a mapping of settings is needed"),
     ("redis: {uri: x}", "redis.uri", "did you mean url?"),
     ("redis: {url: redis://u:hunter2@h}", "redis.url", "url_file, or set the variable LEGATO_REDIS__URL"),
@@ -213,6 +217,7 @@ MISTAKES = [
     ("redis: {url: 'redis://h:99999'}", "redis.url", "a port is a number from 1 to 65535"),
     ("redis: {url: 'redis://h:0'}", "redis.url", "a port is a number from 1 to 65535"),
     ("redis: {url: 'redis://:hunter2/x@h'}", "redis.url", "are written %2F %3F"),
+    ("redis: {url: 'redis://u:6379/hunter2@h'}", "redis.url", "no '@' stands behind the hosts"),
     ("redis: {url: 'redis://:hun ter2@h'}", "redis.url", "a URL has no spaces"),
     ("redis: {url: 'redis://:hunter2#@h'}", "redis.url", "no '?' or '#'"),
     ("redis: {url: 'redis://h?password=hunter2'}", "redis.url", "no '?' or '#'"),
@@ -550,3 +555,19 @@ def test_the_command_line_says_what_is_configured_and_what_was_passed_over(
     assert served.exit_code == 0
     assert served.output.startswith("legato: OTEL_TRACES_SAMPLER: 'xray' is not known here")
     assert len(started) == 1
+
+
+def test_reading_settings_loads_neither_library() -> None:
+    """Not even where gRPC is asked for: a check must not cost what an exporter costs."""
+    code = (
+        "import sys; from proxy.config import load\n"
+        "load({'file': None, 'flags': {'upstream': 'http://a:1'}}, {'LEGATO_OTEL__PROTOCOL': 'grpc',\n"
+        "  'LEGATO_OTEL__ENDPOINT': 'http://c:4317', 'LEGATO_REDIS__URL': 'redis://h'})\n"
+        "heavy = [m for m in sys.modules if m.split('.')[0] in ('redis', 'grpc')]\n"
+        "heavy += [m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.proto.'))]\n"
+        "print(heavy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
