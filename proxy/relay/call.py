@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
+from proxy.link import Asked
+from proxy.relay.asked import NUMBERS, PLACES, asked_of
 from proxy.relay.headers import Fields
 from proxy.relay.prompt import LOOKS, Prompt, estimate
 
@@ -29,7 +31,7 @@ class Call(Struct, frozen=True):
     """One request, as far as others need to know it.
 
     ``text_bytes``: the prompt's text (UTF-8), without images, audio and files; ``tokens``: what of the prompt
-    came as token ids.  ``text_only``: the prompt is that text and nothing else.
+    came as token ids.  ``text_only``: the prompt is that text and nothing else.  ``asked``: of sampling.
     """
 
     method: str
@@ -40,9 +42,11 @@ class Call(Struct, frozen=True):
     text_bytes: int = 0
     tokens: int = 0
     text_only: bool = False
+    asked: Asked | None = None
 
 
 _NONE: Final = Raw(b"")
+_NOWHERE: Final = (_NONE,) * len(PLACES)
 
 
 class _Message(Struct):
@@ -117,8 +121,19 @@ class _Within(Struct):
     candidate_count: Any = None
 
 
-_body = msgspec.json.Decoder(_Body)
-_keys = msgspec.json.Decoder(_Keys)
+_T = TypeVar("_T", bound=Struct)
+
+
+def _asking(kind: type[_T]) -> type[_T]:
+    """``kind`` with what a request may ask of sampling, for where spans tell it: elsewhere it is skipped."""
+    more: list[tuple[str, Any, Any]] = [(name, Any, None) for name in NUMBERS]
+    more += [(name, Raw, _NONE) for name in PLACES if name not in kind.__struct_fields__]
+    return msgspec.defstruct(f"{kind.__name__}Asking", more, bases=(kind,))  # type: ignore[return-value]
+
+
+#: Whether spans will tell what was asked -> what is read.
+_body: Final = tuple(msgspec.json.Decoder(kind).decode for kind in (_Body, _asking(_Body)))
+_keys: Final = tuple(msgspec.json.Decoder(kind).decode for kind in (_Keys, _asking(_Keys)))
 _within = msgspec.json.Decoder(_Within)
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _BIG_KEY: Final = re.compile(
@@ -133,25 +148,33 @@ _IN_PATH: Final = re.compile(
 )
 
 
-def read_call(method: str, path: str, fields: Fields, body: Sequence[bytes]) -> Call:
-    """Read a request.  Anything but a JSON object gives a ``Call`` with what its path says; never raises."""
+def read_call(method: str, path: str, fields: Fields, body: Sequence[bytes], asks: bool = False) -> Call:
+    """Read a request.  Anything but a JSON object gives a ``Call`` with what its path says; never raises.
+
+    ``asks``: read ``Call.asked`` too.
+    """
     size = sum(map(len, body))
     if not size or not _is_json(fields):
         return _call(method, path, _Keys(), Prompt(), 1)
     if size > WHOLE_LIMIT:
-        return _from_ends(method, path, body)
+        return _from_ends(method, path, body, asks)
     raw = body[0] if len(body) == 1 else b"".join(body)
     try:
-        seen: _Body | None = _body.decode(raw)
+        seen: _Body | None = _body[asks](raw)
     except _UNREADABLE:
         seen = None
     if seen is None or len(seen.messages or ()) > LOOKS:
-        keys = _lenient(raw)
-        return _call(method, path, keys, estimate([raw], raw[:_END_WINDOW]), _number(keys.n))
+        keys = _lenient(raw, asks)
+        prompt = estimate([raw], raw[:_END_WINDOW])
+        return _call(method, path, keys, prompt, _number(keys.n), asked_of(keys, _NOWHERE) if asks else None)
+    if asks:
+        return _call(method, path, seen, _measure(seen), _choices(seen), asked_of(seen, _NOWHERE))
     return _call(method, path, seen, _measure(seen), _choices(seen))
 
 
-def _call(method: str, path: str, seen: _Body | _Keys, prompt: Prompt, choices: int) -> Call:
+def _call(
+    method: str, path: str, seen: _Body | _Keys, prompt: Prompt, choices: int, asked: Asked | None = None
+) -> Call:
     model, stream = seen.model, seen.stream is True
     in_path = _IN_PATH.search(path) if "odels/" in path else None
     if in_path is not None:
@@ -166,7 +189,7 @@ def _call(method: str, path: str, seen: _Body | _Keys, prompt: Prompt, choices: 
     if not isinstance(model, str) or len(model) > _MODEL_LIMIT:
         model = None
     text_only = prompt.whole and prompt.text_bytes > 0 and prompt.tokens == 0
-    return Call(method, path, model, stream, choices, prompt.text_bytes, prompt.tokens, text_only)
+    return Call(method, path, model, stream, choices, prompt.text_bytes, prompt.tokens, text_only, asked)
 
 
 _said = attrgetter(
@@ -247,15 +270,15 @@ def _is_json(fields: Fields) -> bool:
     return True  # many clients and test scripts leave it out
 
 
-def _lenient(raw: bytes) -> _Keys:
+def _lenient(raw: bytes, asks: bool) -> _Keys:
     """The keys of a body whose other parts are not what they should be."""
     try:
-        return _keys.decode(raw)
+        return _keys[asks](raw)
     except _UNREADABLE:
-        return _Keys()
+        return _keys[asks](b"{}")
 
 
-def _from_ends(method: str, path: str, body: Sequence[bytes]) -> Call:
+def _from_ends(method: str, path: str, body: Sequence[bytes], asks: bool) -> Call:
     """Keys from the two ends of a large body, without a pass over its middle.
 
     A piece that closes as an object at the body's very beginning, or at its very end, can only hold
@@ -263,22 +286,20 @@ def _from_ends(method: str, path: str, body: Sequence[bytes]) -> Call:
     """
     head = _join_until(body, _END_WINDOW)
     tail = _join_until(body, _END_WINDOW, from_end=True)
-    seen = _Keys()
     cut = _BIG_KEY.search(head)
-    if cut is not None:
-        seen = _lenient(head[: cut.start()] + b"}")
+    seen = _lenient(b"{}" if cut is None else head[: cut.start()] + b"}", asks)
     for at in _TAIL_CUT.finditer(tail):
         try:
-            end = _keys.decode(b"{" + tail[at.end() :])
+            end = _keys[asks](b"{" + tail[at.end() :])
         except _UNREADABLE:
             continue
-        seen = _Keys(
-            end.model if end.model is not None else seen.model,
-            end.stream if end.stream is not None else seen.stream,
-            end.n if end.n is not None else seen.n,
-        )
+        for name in end.__struct_fields__:
+            value = getattr(end, name)
+            if value is not None and value is not _NONE:
+                setattr(seen, name, value)
         break
-    return _call(method, path, seen, estimate(body, head), _number(seen.n))
+    asked = asked_of(seen, _NOWHERE) if asks else None
+    return _call(method, path, seen, estimate(body, head), _number(seen.n), asked)
 
 
 def _join_until(body: Sequence[bytes], size: int, *, from_end: bool = False) -> bytes:

@@ -164,6 +164,8 @@ class ClientProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._refused is not None:
+            return  # what follows in the same read is not looked at
         client = self.parsing = Client(self)
         self._in_head = 0
         client.method = self.parser.get_method()
@@ -236,8 +238,10 @@ class ClientProtocol(HttpToolsProtocol):
             self._accept(client)
 
     def on_message_complete(self) -> None:
+        if self._refused is not None:
+            return  # the record tells what it was that is refused
         client, self.parsing = self.parsing, None
-        if client is None or self._refused is not None:
+        if client is None:
             return
         client.complete = True
         if not client.streaming:

@@ -77,6 +77,8 @@ class Exchange:
         "status",
         "streamed",
         "tap",
+        "trace",
+        "trace_id",
         "worker",
     )
 
@@ -89,6 +91,7 @@ class Exchange:
         self.arm = arm
         self.recorded = recorded  # else it passes unmeasured, and nobody is told of it
         self.id = worker.ids.new(client.received_unix_ns)
+        self.trace_id, self.trace = worker.traces.begin(client.fields) if recorded else (None, None)
         self.connection: Connection | PullConnection | None = None
         self.tap: Tap | None = None
         self.end: str | None = None

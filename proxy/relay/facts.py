@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from proxy.link import SloSpec
     from proxy.relay.client import Client
     from proxy.relay.exchange import Exchange
+    from proxy.relay.tracing import Traces
 
 #: Spans of our own lateness told per request.
 _LAGS: Final = 64
+#: Bytes kept of a refused request's target: its head may be larger than any that is served.
+_TARGET: Final = 8192
 
 
 def facts_of(exchange: Exchange, seq: int) -> Facts:
@@ -60,18 +63,29 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         forward_p99_ns=delays.quantile_ns(exchange.delay_counts, 0.99),
         loop_lag_max_ns=late.longest_ns,
         attempts=exchange.attempts,
+        trace_id=exchange.trace_id,
         target=arm.slo.target,
         e2e_ns=arm.slo.e2e_ns,
         lags=longest(late.spans, _LAGS),
         prompt_text_bytes=call.text_bytes if call.text_only else 0,
         connected_ns=exchange.connected_ns,
+        trace=exchange.trace,
+        asked=call.asked,
     )
 
 
 def facts_of_refused(
-    client: Client, seq: int, id: str, slo: SloSpec, end_ns: int, status: int, code: str
+    client: Client,
+    seq: int,
+    id: str,
+    slo: SloSpec,
+    end_ns: int,
+    status: int,
+    code: str,
+    traces: Traces,
 ) -> Facts:
     """A request that never became an exchange.  Of one that is no HTTP, not even a path is kept."""
+    trace_id, trace = traces.begin(client.fields)
     return Facts(
         seq=seq,
         id=id,
@@ -80,7 +94,7 @@ def facts_of_refused(
         end_ns=end_ns,
         end="refused",
         method=client.method.decode("ascii", "replace"),
-        path=target_path(client.target) if code != "bad_request" else "",
+        path=target_path(client.target[:_TARGET]) if code != "bad_request" else "",
         status=status,
         streamed=False,
         stream_asked=False,
@@ -91,4 +105,6 @@ def facts_of_refused(
         tbt_target_ns=slo.tbt_ns,
         prompt_tokens_estimated=0,
         error=code,
+        trace_id=trace_id,
+        trace=trace,
     )

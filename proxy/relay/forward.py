@@ -45,6 +45,8 @@ def upstream_request(exchange: Exchange, pool: Origin) -> Request:
         fields = _forwarded(fields, client, trusted=trusted)
     if table.request_id_header is not None:
         fields = with_request_id(exchange, fields)
+    if exchange.trace is not None and exchange.trace_id is not None:
+        fields = exchange.worker.traces.inject(fields, exchange.trace_id, exchange.trace)
     target = origin_form(client.target)
     if pool.base and target != b"*":
         target = pool.base + target

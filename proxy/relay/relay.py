@@ -27,7 +27,8 @@ class Relay:
         client: Client = scope["extensions"]["legato.client"]
         worker = self.worker
         path = target_path(client.target)
-        call = read_call(client.method.decode("ascii"), path, client.fields, client.body)
+        method, asks = client.method.decode("ascii"), worker.traces.asks
+        call = read_call(method, path, client.fields, client.body, asks)
         arm = worker.routes.choose(call, client.fields)
         if arm is None:
             worker.refused(client, client.refuse("no_backend"), "no_backend")

@@ -38,6 +38,7 @@ from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import PromptLengths, RouteTable
+from proxy.relay.tracing import Traces
 from proxy.tasks import report, report_from_loop, spawn
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Worker:
         self.routes: RouteTable
         self.lengths = PromptLengths()
         self.tags: Tags
+        self.traces: Traces
         self.ready = asyncio.Event()  # a table is there
         self.state = ServerState()
         self.listeners = Listeners(self)
@@ -106,7 +108,7 @@ class Worker:
             if pools.get(name) is not pool:
                 pool.close()
         self.pools, self.table, self.routes = pools, table, routes
-        self.tags = Tags(table)
+        self.tags, self.traces = Tags(table), Traces(table.tracing)
         self.body_room += table.body_budget - (old.body_budget if old else 0)
         self.stream_room += table.stream_budget - (old.stream_budget if old else 0)
         self.head_limit, self.body_limit = table.head_limit, table.body_limit
@@ -151,10 +153,8 @@ class Worker:
         if client.gone and not client.started:
             return
         now_ns = monotonic_ns()
-        slo, unix_ns_ = self.table.slos[-1], client.received_unix_ns
-        self.link.facts(
-            lambda seq: facts_of_refused(client, seq, self.ids.new(unix_ns_), slo, now_ns, status, code)
-        )
+        slo, id = self.table.slos[-1], self.ids.new(client.received_unix_ns)
+        self.link.facts(lambda seq: facts_of_refused(client, seq, id, slo, now_ns, status, code, self.traces))
 
     # ------------------------------------------------------------------ once a second
 
