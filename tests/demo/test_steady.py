@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from deploy.demo import load, steady
 from deploy.demo.load import Progress, prompt_text
 from deploy.demo.workload import Mix, Request, draw
+from tests.helpers.procs import eventually, free_port
 
 
 def test_every_minute_is_the_demos_load_with_another_seed() -> None:
@@ -64,3 +68,23 @@ def test_what_is_not_answered_is_bounded_and_cancelled(monkeypatch: pytest.Monke
     assert (running.progress.sent, len(left)) == (5, 5)
     assert running.left_out >= 35
     assert running.line().startswith("0 answered (0 tokens), 5 in flight, ")
+
+
+def test_a_signal_ends_it_with_what_it_did() -> None:
+    command = [sys.executable, "-m", "deploy.demo.steady", "--url", f"http://127.0.0.1:{free_port()}"]
+    process = subprocess.Popen([*command, "--model", "x"], stdout=subprocess.PIPE, text=True)
+    try:
+        eventually(lambda: _catches_term(process.pid), 30)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "answered (0 tokens), 0 in flight" in told
+
+
+def _catches_term(pid: int) -> bool:
+    """Its handler is there (a bit of the kernel's mask of caught signals)."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        (mask,) = [line.split()[1] for line in file if line.startswith("SigCgt")]
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)

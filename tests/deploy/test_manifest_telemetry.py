@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from proxy.config import destinations, load
-from tests.deploy.test_manifests import README, container, documents, pod
+from tests.deploy.test_manifests import DOCKERFILE, README, ROOT, container, documents, instructions, pod
 from tests.helpers.redis_server import USER_RULES
 
 FOLDER = "/run/secrets/legato"
@@ -50,6 +51,14 @@ def test_the_resource_names_the_pod() -> None:
     assert value == "k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE)"
     # Kubernetes fills in what was named before only.
     assert list(names) == ["POD_NAME", "POD_NAMESPACE", "OTEL_RESOURCE_ATTRIBUTES"]
+
+
+def test_the_extra_that_the_image_takes_is_one_of_ours() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "grpc" in project["project"]["optional-dependencies"]
+    assert "ARG EXTRAS=\n" in DOCKERFILE
+    assert "--build-arg EXTRAS=[grpc]" in DOCKERFILE
+    assert instructions("RUN")[1].endswith('pip install --no-cache-dir ".$EXTRAS"')
 
 
 def test_the_rights_that_the_guide_gives_are_those_that_are_tested() -> None:
