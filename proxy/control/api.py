@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 
 from proxy.control.api_curves import STRUCTS as CURVE_STRUCTS
 from proxy.control.api_curves import curves_router
+from proxy.control.api_fleet import STRUCTS as FLEET_STRUCTS
+from proxy.control.api_fleet import fleet_router
 from proxy.control.api_requests import STRUCTS as REQUEST_STRUCTS
 from proxy.control.api_requests import requests_router
 from proxy.control.api_windows import STRUCTS as WINDOW_STRUCTS
@@ -66,7 +68,16 @@ class ConfigView(Struct, frozen=True):
     config: dict[str, Any]
 
 
-STRUCTS: Final = (Health, Readiness, Version, ConfigView, *WINDOW_STRUCTS, *CURVE_STRUCTS, *REQUEST_STRUCTS)
+STRUCTS: Final = (
+    Health,
+    Readiness,
+    Version,
+    ConfigView,
+    *WINDOW_STRUCTS,
+    *CURVE_STRUCTS,
+    *REQUEST_STRUCTS,
+    *FLEET_STRUCTS,
+)
 
 
 def create_app(
@@ -94,6 +105,7 @@ def create_app(
     app.include_router(windows_router(controller), dependencies=guarded)
     app.include_router(curves_router(controller), dependencies=guarded)
     app.include_router(requests_router(controller), dependencies=guarded)
+    app.include_router(fleet_router(controller), dependencies=guarded)
     document: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:

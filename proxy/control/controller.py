@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Final
 
@@ -29,11 +29,12 @@ from proxy import clock
 from proxy.config import Boot, Config, ConfigErrors, load, redacted, restart_needed, watched_files
 from proxy.control.api import create_app
 from proxy.control.core import Controller
+from proxy.control.exports import Exports
 from proxy.control.linkserver import LinkServer
 from proxy.control.logs import Logs, Target
 from proxy.parent import ParentWatch
 from proxy.tables import build_table
-from proxy.tasks import child
+from proxy.tasks import child, spawn
 
 __all__ = ["Controller", "Process", "main"]
 
@@ -64,6 +65,7 @@ class Process:
         )
         self.controller.prefills.freeze(config.slos)
         self.controller.watch_exporter(self.logs.failures, self.logs.dropped)
+        self.exports = Exports(config, self.controller)
         self.link = LinkServer(self.controller, clock.monotonic_ns)
         self._admin, self._link_socket = admin, link
         self._server = _server(self)
@@ -91,6 +93,8 @@ class Process:
             child(self._tick()): "tick",
             child(self._server.serve(sockets=[self._admin])): "admin",
         }
+        # Nothing that only looks on may end the process: their failures are reported, not waited for.
+        exporting = [spawn(job, name) for name, job in self.exports.jobs()]
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not look at it
         ended = child(self._end.wait())
@@ -99,19 +103,23 @@ class Process:
             if task in done:
                 _log.error("the %s task ended: %r", name, task.exception() or "too early")
         workers.close()
-        await self._finish(list(jobs))
+        for task in exporting:
+            task.cancel()
+        await self._finish(jobs)
         return 0 if ended in done else 1
 
-    async def _finish(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        """Book what has arrived, write the logs, let the admin API finish; all within ``END_S``."""
+    async def _finish(self, jobs: Mapping[asyncio.Task[None], str]) -> None:
+        """Book what has arrived, hand out what is left, let the admin API finish; all within ``END_S``."""
         self._server.should_exit = True
         self.link.fold_for(int(END_S * 0.25e9))
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.logs.close, END_S * 0.5)
-        _, left = await asyncio.wait(tasks[2:], timeout=END_S * 0.25)
-        for task in {*tasks[:2], *left}:
+        admin = [task for task, name in jobs.items() if name == "admin"]
+        for task in jobs.keys() - set(admin):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(asyncio.to_thread(self.logs.close, END_S * 0.5), self.exports.close(END_S * 0.5))
+        await asyncio.wait(admin, timeout=END_S * 0.25)
+        for task in admin:
+            task.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
     async def _tick(self) -> None:
         while True:

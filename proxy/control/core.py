@@ -17,13 +17,14 @@ from proxy.control.prefills import Prefills
 from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.shares import Shares
-from proxy.control.snapshot import SloStats, Snapshot
+from proxy.control.snapshot import RedisStats, SloStats, Snapshot
 from proxy.control.store import Store
 from proxy.control.windows import Booked, WindowBook
 from proxy.control.workers import Worker, Workers
 from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
 
 if TYPE_CHECKING:
+    from proxy.control.fleet.fleet import FleetState
     from proxy.control.fleet.reader import Reader
 
 _log = logging.getLogger("legato.control")
@@ -43,6 +44,7 @@ class Fleet(Protocol):
     def booked(self, booked: Booked, /) -> None: ...
     def seen(self, worker: str, number: int, /) -> None: ...
     def hello(self, hello: Hello, /) -> None: ...
+    def state(self) -> FleetState: ...
 
 
 class Controller:
@@ -193,6 +195,11 @@ class Controller:
         self._fleet = fleet
 
     @property
+    def fleet(self) -> Fleet | None:
+        """With whom it is shared; ``None``: with nobody."""
+        return self._fleet
+
+    @property
     def reader(self) -> Reader | None:
         """The merged view of all hosts; ``None`` where nothing is shared."""
         return None if self._fleet is None else self._fleet.reader
@@ -255,7 +262,13 @@ class Controller:
             workers=self.workers.connected,
             draining=self.draining,
             drifts=self.prefills.drifts,
+            redis=None if self._fleet is None else _redis_stats(self._fleet.state()),
         )
+
+
+def _redis_stats(state: FleetState) -> RedisStats:
+    known = state.written_unix_ns is not None
+    return RedisStats(state.status == "ok", state.offset_ns / 1e9 if known else None, state.waiting_bytes)
 
 
 def _slo_stats(slo: SloSpec) -> SloStats:

@@ -20,15 +20,18 @@ import msgspec
 from proxy.control.fleet import cover
 from proxy.control.fleet.answers import Answers, Away, fine
 from proxy.control.fleet.layout import (
+    HOST_S,
     LAYOUT,
     NOW_S,
     RECENT_MOST,
     WORST_MOST,
     GroupValue,
+    HostValue,
     Keys,
     Nonsense,
     NowValue,
     SlotValue,
+    decode_host,
     decode_now,
     decode_record,
 )
@@ -198,6 +201,10 @@ class Reader:
         """The latest and the worst of all hosts, each once."""
         return await self._answers.kept("records", self._all_records)
 
+    async def hosts(self) -> list[tuple[str, HostValue]]:
+        """Every incarnation that wrote within the last day, and what it last told of itself."""
+        return await self._answers.kept("hosts", self._hosts)
+
     # ------------------------------------------------------------ windows
 
     async def _read(self, window_ns: int, now_ns: int) -> FleetWindow:
@@ -268,6 +275,19 @@ class Reader:
         # Only the pools are read of a beat.
         backends = merge_backends(cast(Iterable[Beat], found))
         return FleetNow(tuple(groups[key] for key in sorted(groups)), backends, len(found))
+
+    async def _hosts(self) -> list[tuple[str, HostValue]]:
+        names = await self._source.hosts(self.now_ns() // _S - HOST_S)
+        found: list[tuple[str, HostValue]] = []
+        for batch in _batches(names, _VALUES):
+            values = await self._source.values([self._keys.host(name) for name in batch])
+            for name, data in zip(batch, values, strict=True):
+                if data is not None:
+                    try:
+                        found.append((name, decode_host(data)))
+                    except Nonsense:
+                        self.nonsense += 1
+        return found
 
     async def _all_records(self) -> list[Record]:
         turns = _Turns(self._monotonic_ns)
