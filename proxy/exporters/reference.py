@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from proxy.control.genai import ERROR_LIMIT, SECONDS, SET_LIMIT, TOKENS
 from proxy.exporters.catalog import BUCKET_LIMIT, CATALOG, GROUP_LIMIT, OTHER, Metric
+from proxy.exporters.otel.genai import CONVENTIONS, TOKEN_USAGE
 from proxy.exporters.vocabulary import Values
 
 FILE: Final = Path(__file__).with_name("METRICS.md")
@@ -31,12 +33,37 @@ Each host exports its own numbers, its data processes merged; sums over a fleet 
 - A histogram has at most {BUCKET_LIMIT} buckets, `+Inf` included, and the configured deadlines are
   boundaries: for each that is none yet the default boundary nearest to it by ratio gives way, never the
   lowest nor the highest.
+- Where traces are exported, OpenMetrics shows exemplars: behind each bucket of `legato_ttft_seconds`,
+  `legato_tbt_seconds` (a request's longest gap), `legato_longest_gap_seconds`,
+  `legato_request_duration_seconds` and `legato_fluidity_ratio` the latest request in it whose trace was
+  kept, by `trace_id` and `span_id`.  (Prometheus keeps them with `--enable-feature=exemplar-storage`.)
+- The same metrics go out over OTLP where `otel` is configured, under the names below.
+"""
+
+_OVER_OTLP: Final = """\
+## Over OTLP
+
+The same metrics, labels (as attributes), values and exemplars under OpenTelemetry's kind of names, from which
+Prometheus's OTLP receiver makes the names above again.  Sums and histograms are cumulative since the start of
+the control process.  Send them into one Prometheus one way only, or every series is there twice.
+"""
+
+_GEN_AI: Final = f"""\
+### Calls of models, by the GenAI conventions
+
+Histograms with the conventions' names and boundaries (all in Development there), over OTLP alone.  We are a
+client of the engine; what is measured is Legato's call of it.  Attributes: `gen_ai.operation.name`,
+`gen_ai.provider.name` (the format's flavour: of vLLM serving OpenAI's API it is `openai`),
+`gen_ai.request.model` (as the groups' models, `{OTHER}` beyond the cap), `server.address` and `server.port`
+(the backend's as configured); on the duration `error.type` (at most {ERROR_LIMIT} values, then `_OTHER`), on
+the tokens `gen_ai.token.type` (`input`, `output`).  At most {SET_LIMIT} sets of them.  The two of chunks are
+for streams alone; tokens are those that the server reported, never an estimate.
 """
 
 
 def markdown() -> str:
     """The whole reference."""
-    return "\n".join([_HEAD, *_metrics(), *_values(), *_buckets(), *_later()]).rstrip() + "\n"
+    return "\n".join([_HEAD, *_metrics(), *_values(), *_buckets(), *_otlp(), *_later()]).rstrip() + "\n"
 
 
 def _metrics() -> Iterator[str]:
@@ -83,6 +110,23 @@ def _buckets() -> Iterator[str]:
         if metric.bounds:
             bounds = " ".join(f"{bound:.10g}" for bound in metric.bounds)
             yield f"| `{metric.name}` | {metric.deadline or 'none'} | {bounds} |"
+    yield ""
+
+
+def _otlp() -> Iterator[str]:
+    yield _OVER_OTLP
+    yield "| name | over OTLP | unit |"
+    yield "|---|---|---|"
+    for metric in CATALOG:
+        if metric.exported:
+            yield f"| `{metric.name}` | `{metric.otlp_name}` | `{metric.otlp_unit}` |"
+    yield ""
+    yield _GEN_AI
+    yield "| histogram | unit | meaning | boundaries |"
+    yield "|---|---|---|---|"
+    for each in CONVENTIONS:
+        bounds = " ".join(f"{bound:.10g}" for bound in (TOKENS if each is TOKEN_USAGE else SECONDS))
+        yield f"| `{each.name}` | `{each.unit}` | {each.help} | {bounds} |"
     yield ""
 
 

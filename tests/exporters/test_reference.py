@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from proxy.exporters.catalog import CATALOG
+from proxy.exporters.otel.genai import CONVENTIONS
 from proxy.exporters.reference import FILE, markdown
 
 
@@ -22,6 +23,15 @@ def test_every_metric_and_every_value_is_documented() -> None:
             for values in metric.closed.values():
                 for value, meaning in values.items():
                     assert f"| `{value}` | {meaning} |" in exported
+
+
+def test_every_name_over_otlp_is_documented() -> None:
+    text = markdown()
+    for metric in CATALOG:
+        row = f"| `{metric.name}` | `{metric.otlp_name}` | `{metric.otlp_unit}` |"
+        assert (row in text) == metric.exported
+    for convention in CONVENTIONS:
+        assert f"| `{convention.name}` | `{convention.unit}` |" in text
 
 
 def test_tables_keep_their_columns() -> None:

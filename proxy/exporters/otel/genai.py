@@ -24,7 +24,9 @@ class Convention(NamedTuple):
     help: str
 
 
-DURATION: Final = Convention("gen_ai.client.operation.duration", "s", "GenAI operation duration.")
+DURATION: Final = Convention(
+    "gen_ai.client.operation.duration", "s", "Time from the call of a model to the end of its response."
+)
 FIRST_CHUNK: Final = Convention(
     "gen_ai.client.operation.time_to_first_chunk",
     "s",
@@ -36,7 +38,7 @@ OUTPUT_CHUNK: Final = Convention(
     "Time between two events of a streamed response that carry output.",
 )
 TOKEN_USAGE: Final = Convention(
-    "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used, as the server reported."
+    "gen_ai.client.token.usage", "{token}", "Input and output tokens of a call, as the server reported them."
 )
 CONVENTIONS: Final = (DURATION, FIRST_CHUNK, OUTPUT_CHUNK, TOKEN_USAGE)
 
