@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.helpers.procs import eventually, free_port
+from tests.helpers.redis_shim import Shim
 from tests.helpers.tools import need
 
 HOST = "127.0.0.1"
@@ -33,8 +34,11 @@ START_S = 10.0
 ADMIN_PASSWORD = "tests-only-admin"
 USER, USER_PASSWORD = "legato", "tests-only-user"
 SERVICE = "mymaster"
-#: What the user of ``redis_acl`` may do: what the documentation tells an operator to allow.
-USER_RULES = "~legato:* -@all +@read +@write +@connection +@transaction +time -@dangerous"
+#: What the user of ``redis_acl`` may do: the least with which everything works.
+USER_RULES = (
+    "~legato:* resetchannels -@all +time +get +set +hset +hgetall +expire +expireat +zadd +zremrangebyscore "
+    "+zrevrangebyscore +xadd +xrevrange +ping +client|setname"
+)
 _PLAIN = ("--save", "", "--appendonly", "no", "--bind", HOST, "--protected-mode", "no")
 
 
@@ -287,14 +291,30 @@ _SLOTS = 16_384
 
 @dataclass
 class Cluster:
-    """Masters that share the slots; a node that is started again is empty and has its slots again."""
+    """Masters that share the slots; a node that is started again is empty and has its slots again.
+
+    ``shims``: the hops that lead clients to the nodes, where ``redis_cluster`` was asked for them.
+    """
 
     nodes: list[RedisServer]
+    shims: list[Shim] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """What a user would configure."""
-        return "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        ports = [each.port for each in self.shims or self.nodes]
+        return "redis+cluster://" + ",".join(f"{HOST}:{port}" for port in ports)
+
+    def announce(self, stack: contextlib.ExitStack) -> None:
+        """Lead every client through a shim to each node."""
+        self.shims = [stack.enter_context(Shim(node.address)) for node in self.nodes]
+        for node, shim in zip(self.nodes, self.shims, strict=True):
+            node.ask("CONFIG", "SET", "cluster-announce-port", shim.port)
+        eventually(lambda: all(map(self._announced, self.nodes)), 20, "the shims' ports", every_s=0.02)
+
+    def _announced(self, node: RedisServer) -> bool:
+        text = node.ask("CLUSTER", "NODES").decode()
+        return all(f":{shim.port}@" in text for shim in self.shims)
 
     def wait_ok(self) -> None:
         """Every node knows every other and serves its slots."""
@@ -306,7 +326,7 @@ class Cluster:
 
 
 @contextmanager
-def redis_cluster(masters: int = 3) -> Iterator[Cluster]:
+def redis_cluster(masters: int = 3, *, shims: bool = False) -> Iterator[Cluster]:
     """So many masters without replicas."""
     with contextlib.ExitStack() as stack:
         nodes = []
@@ -323,4 +343,6 @@ def redis_cluster(masters: int = 3) -> Iterator[Cluster]:
             nodes[0].ask("CLUSTER", "MEET", HOST, other.port, bus)
         cluster = Cluster(nodes)
         cluster.wait_ok()
+        if shims:
+            cluster.announce(stack)
         yield cluster

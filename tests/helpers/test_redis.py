@@ -44,7 +44,7 @@ def test_a_paused_server_keeps_its_connections_and_answers_later() -> None:
 
 def test_an_acl_user_has_its_keys_and_no_others() -> None:
     with redis_acl() as server:
-        with redis.Redis.from_url(server.url) as client:
+        with redis.Redis.from_url(server.url, protocol=2) as client:
             assert client.set("legato:1:x", "1")
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.set("theirs", "1")
@@ -80,13 +80,13 @@ def test_a_sentinel_makes_the_replica_master() -> None:
         assert sentinel.current().ask("SET", "b", "1")
 
 
-def test_a_cluster_shares_the_keys() -> None:
-    with redis_cluster() as cluster:
-        with RedisCluster(HOST, cluster.nodes[0].port) as client:
+def test_a_cluster_shares_the_keys_and_leads_through_its_shims() -> None:
+    with redis_cluster(shims=True) as cluster:
+        with RedisCluster(HOST, cluster.shims[0].port) as client:
             for number in range(30):
                 client.set(f"key-{number}", "1")
         held = [int(node.ask("DBSIZE")) for node in cluster.nodes]
-        assert sum(held) == 30
+        assert sum(held) == sum(shim.commands.count(b"SET") for shim in cluster.shims) == 30
         assert min(held) > 0
 
 
