@@ -104,7 +104,7 @@ def _values(name: str, query: str) -> Json:
         "label": name,
         "type": "query",
         "datasource": _SOURCE,
-        "query": {"query": query, "refId": name},
+        "query": {"qryType": 1, "query": query, "refId": name},  # of label values
         "definition": query,
         "refresh": 2,  # with the time range: groups come and go
         "sort": 1,

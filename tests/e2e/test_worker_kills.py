@@ -95,23 +95,28 @@ class Scene:
 
 
 def crowds(legato: Legato) -> list[Crowd]:
-    """Short streams, some fifty a second, and long ones: together some twelve seconds."""
-    short = [Wish(n, 12, 20, begin_s=12.0 * n / SHORT) for n in range(SHORT)]
-    long = [Wish(SHORT + n, 100, 40, begin_s=8.0 * n / LONG) for n in range(LONG)]
+    """Short streams, some sixty a second, and long ones: together some ten seconds."""
+    short = [Wish(n, 12, 20, begin_s=9.5 * n / SHORT) for n in range(SHORT)]
+    long = [Wish(SHORT + n, 100, 40, begin_s=6.0 * n / LONG) for n in range(LONG)]
     return [Crowd(legato.data, wishes) for wishes in (short, long)]
 
 
-def kill_some(legato: Legato, crowd: Crowd, dice: random.Random) -> int:
+def kill_some(legato: Legato, crowd: Crowd, dice: random.Random) -> list[int]:
     """Kill a worker again and again, at random moments while the crowd is there."""
-    killed = 0
-    while killed < KILLS:
-        time.sleep(dice.uniform(0.3, 2.4))
+    killed: list[int] = []
+    while len(killed) < KILLS:
+        time.sleep(dice.uniform(0.3, 1.8))
         assert any(seen.end == "open" for seen in crowd.seen), "nobody was left to notice"
-        workers = legato.workers()
-        if workers:
-            os.kill(dice.choice(workers), SIGKILL)
-            killed += 1
+        killed.append(dice.choice(legato.workers()))
+        os.kill(killed[-1], SIGKILL)
     return killed
+
+
+def _whole(legato: Legato, killed: list[int]) -> bool:
+    """A worker in each place said hello; with that the one before it is given up."""
+    workers = legato.workers()
+    connected = legato.metrics().value("legato_workers")
+    return len(workers) == connected == WORKERS and not set(workers) & set(killed)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +131,9 @@ def scene() -> Iterator[Scene]:
             running = crowds(legato)
             killed = kill_some(legato, running[0], random.Random(20261122))
             seen = [one for crowd in running for one in crowd.result()]
-            eventually(lambda: legato.metrics().value("legato_workers") == WORKERS, 10, "all workers", 0.05)
-            # What died last is given up after its grace; then everything is booked or lost.
-            time.sleep(2.5)
+            eventually(lambda: _whole(legato, killed), 10, "workers in place of all that died", 0.05)
             server.scraped(JOB, times=2)
-        yield Scene(legato, server, seen, watch, legato.metrics(), killed)
+        yield Scene(legato, server, seen, watch, legato.metrics(), len(killed))
 
 
 # ---------------------------------------------------------------- workers
