@@ -301,6 +301,7 @@ def test_each_mistake_has_its_place_and_its_mend(
     ("env", "place", "mend"),
     [
         ({"LEGATO_REDIS_URL": "redis://:hunter2@h"}, "LEGATO_REDIS_URL", "did you mean LEGATO_REDIS__URL?"),
+        ({"LEGATO_OTEL_TRACES_RATIO": "1%"}, "LEGATO_OTEL_TRACES_RATIO", "LEGATO_OTEL__TRACES__RATIO?"),
         ({"LEGATO_REDIS": "redis://:hunter2@h"}, "LEGATO_REDIS", "a mapping of settings is needed"),
         ({"LEGATO_REDIS__URL": "redis://:hunter2@h:x"}, "LEGATO_REDIS__URL", "hosts are written host:port"),
         ({"LEGATO_REDIS__URL": "hunter2"}, "LEGATO_REDIS__URL", "begins with one of"),

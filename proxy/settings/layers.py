@@ -76,10 +76,17 @@ def known_variables() -> list[str]:
     """Every variable whose name does not hold a name of the user's."""
     out = [variable((name,)) for name in SHORT]
     for name, field in Config.model_fields.items():
-        out.append(variable((name,)))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            out += [variable((name, inner)) for inner in field.annotation.model_fields]
+        out += [variable(loc) for loc in _named((name,), field.annotation)]
     return [*dict.fromkeys(out), *OTHER_VARIABLES]
+
+
+def _named(loc: Loc, annotation: Any) -> list[Loc]:
+    """This setting and all below it whose names are ours."""
+    out = [loc]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            out += _named((*loc, name), field.annotation)
+    return out
 
 
 def add_variables(tree: Tree, environ: Mapping[str, str]) -> None:
