@@ -163,8 +163,8 @@ VERDICT: Final = (
     _ours("slo_reasons", list, lambda v: list(v.settled.reasons) or None, "Why it is not good."),
     _ours("outcome", str, lambda v: v.settled.outcome.value, "How it ended, as in the metrics."),
     _ours("error", str, lambda v: text(v.facts.error), "Legato's own word for what failed."),
-    _ours("fluidity", float, lambda v: v.score and v.score.fluidity, "Share of the deadlines met.", "1"),
-)
+    _ours("fluidity", float, lambda v: v.fluidity, "Share of the deadlines met.", "1"),
+
 
 #: Of the CLIENT span, or of the SERVER span where the upstream was not called.
 DETAIL: Final = (

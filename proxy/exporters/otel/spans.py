@@ -150,9 +150,10 @@ def events_of(settled: Settled) -> BoundedList[Event] | tuple[Event, ...]:
     total = len(stalls)
     if total > STALLS_MAX:
         stalls = tuple(heapq.nlargest(STALLS_MAX, stalls, key=lambda stall: stall.late_ns))
-    events = [_stall(stall, unix_ns(facts, t0_ns + stall.at_ns)) for stall in stalls]
-    if score.ttft_ns is not None:
+    events: list[Event] = []
+    if score.ttft_ns is not None:  # before a stall that begins with it
         events.append(Event(names.FIRST_TOKEN, {}, unix_ns(facts, t0_ns + score.ttft_ns)))
+    events += [_stall(stall, unix_ns(facts, t0_ns + stall.at_ns)) for stall in stalls]
     events.sort(key=lambda event: event.timestamp)
     told = BoundedList.from_seq(STALLS_MAX + 1, events)
     told.dropped = total - len(stalls)

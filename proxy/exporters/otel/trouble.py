@@ -72,9 +72,7 @@ class Trouble:
             self.failures += 1
             told, self._failing = self._failing, True
         if not told:
-            _log.warning(
-                "%s cannot be exported (told once): %s", self._what, reason or "no reason given"
-            )
+            _log.warning("%s cannot be exported (told once): %s", self._what, reason or "no reason given")
 
     def worked(self) -> None:
         """It works; say so if it did not."""

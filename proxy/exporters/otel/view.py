@@ -157,6 +157,12 @@ class View:
         return [reason] if reason and reason != "unstated" else None
 
     @property
+    def fluidity(self) -> float | None:
+        """As in the record."""
+        score = self.score
+        return None if score is None or score.fluidity is None else round(score.fluidity, 6)
+
+    @property
     def deadlines(self) -> int | None:
         """Every deadline that fell due."""
         score = self.score
