@@ -164,6 +164,7 @@ VERDICT: Final = (
     _ours("outcome", str, lambda v: v.settled.outcome.value, "How it ended, as in the metrics."),
     _ours("error", str, lambda v: text(v.facts.error), "Legato's own word for what failed."),
     _ours("fluidity", float, lambda v: v.fluidity, "Share of the deadlines met.", "1"),
+)
 
 
 #: Of the CLIENT span, or of the SERVER span where the upstream was not called.
