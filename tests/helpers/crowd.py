@@ -164,6 +164,7 @@ class Seen:
     sha: str = ""
     bytes: int = 0
     begun: bool = False
+    ended_at: float = 0.0  # time.monotonic()
 
     @property
     def right(self) -> bool:
@@ -219,6 +220,7 @@ class _Client(asyncio.Protocol):
 
     def _end(self, how: str) -> None:
         self.seen.end, self.seen.sha = how, self.hash.hexdigest()
+        self.seen.ended_at = time.monotonic()
         self.transport.abort()
         if not self.done.done():
             self.done.set_result(None)
