@@ -106,10 +106,15 @@ class Book:
                 if not cells[number].dirty:
                     del cells[number]
 
-    def add(self, key: GroupKey, at_ns: int, booking: Booking) -> None:
-        """Book a request that ended then; ``ValueError``, and nothing booked, for what is none."""
-        if at_ns > self._now_ns + _AHEAD_NS and self._now_ns:
-            at_ns = self._now_ns
+    def add(self, key: GroupKey, at_ns: int, booking: Booking, now_ns: int | None = None) -> None:
+        """Book a request that ended then; ``ValueError``, and nothing booked, for what is none.
+
+        ``now_ns``: without it the time of the last ``advance``.
+        """
+        if now_ns is None:
+            now_ns = self._now_ns
+        if at_ns > now_ns + _AHEAD_NS and now_ns:
+            at_ns = now_ns
         at_ns = max(at_ns, self._floor * Grain.TEN.length_ns)
         grain: Grain | None = Grain.TEN
         folded = True

@@ -96,7 +96,7 @@ class Fleet:
         """One request was booked."""
         writer = self.writer
         try:
-            writer.book.add(booked.key, booked.at_ns + writer.offset.ns, booked.booking)
+            writer.book.add(booked.key, booked.at_ns + writer.offset.ns, booked.booking, writer.now_ns())
         except ValueError:  # the windows would have refused it before
             self._failed += 1
 

@@ -28,8 +28,6 @@ from proxy.control.fleet.store import StoreError
 from proxy.link import BackendNow, GroupNow
 
 _S: Final = 1_000_000_000
-#: The shortest time between two rounds.
-_EVERY_LEAST_NS: Final = _S // 5
 #: What is in flight is written so often.
 _TICK_NS: Final = _S
 #: Bytes of slots in one pipeline, and how long a round goes on with them before it lets others have a turn.
@@ -88,7 +86,7 @@ class Writer:
         self._lost = lost
         self._unix_ns = unix_ns
         self._monotonic_ns = monotonic_ns
-        self._every_ns = max(every_ns, _EVERY_LEAST_NS)
+        self._every_ns = every_ns
         self._round_at_ns = monotonic_ns() + int(identity.phase() * self._every_ns)
         self._unsure = False  # a failover may have lost what was acknowledged last
         self._due = False  # a round was packed and is not written

@@ -107,6 +107,13 @@ def test_a_request_from_far_ahead_is_booked_now() -> None:
     assert pack(book)[0].number == Grain.TEN.number(START)
 
 
+def test_a_book_that_was_not_told_the_time_for_minutes_books_by_the_time_it_is_given() -> None:
+    book = Book()
+    book.advance(START)
+    book.add(A, START + 180 * S, one(), START + 180 * S)  # whoever writes waited for Redis so long
+    assert pack(book)[0].number == Grain.TEN.number(START + 180 * S)
+
+
 def test_what_is_no_request_is_refused_and_nothing_is_booked() -> None:
     book = Book()
     book.advance(START)
