@@ -1,4 +1,4 @@
-"""The whole of it behind a controller: what is settled is in Redis, and no trouble with it shows elsewhere."""
+"""Behind a controller: what is settled is in Redis, and no trouble with it shows anywhere else."""
 
 from __future__ import annotations
 
