@@ -21,9 +21,13 @@ from proxy.exporters.otel.calls import DIALECTS, call_of, client_error, issued_n
 from proxy.exporters.otel.reference import FILE, TYPES, markdown
 from proxy.exporters.otel.view import METHODS, Conventions
 from proxy.relay.dialects.registry import DIALECTS as SPOKEN
+from proxy.relay.replies import REPLIES
+from scoring.outcome import Outcome
 from tests.control.facts import MS, T0, facts
 from tests.exporters.otel.asked import chat, plain, refused
 
+README = FILE.with_name("README.md")
+FAILED = set(Outcome) - {Outcome.COMPLETED, Outcome.CLIENT_CANCELLED}
 ROWS = (*names.SERVER, *names.CLIENT, *names.VERDICT, *names.DETAIL)
 MODULES: tuple[ModuleType, ...] = (
     gen_ai_attributes,
@@ -253,3 +257,13 @@ def test_kinds_of_error(settled: object, server: str | None, client: str | None)
 )
 def test_the_call_begins_with_its_connection(fields: dict[str, int | None], at_ms: float) -> None:
     assert issued_ns(facts(40, **fields)) == T0 + at_ms * MS
+
+
+def test_every_kind_of_error_is_documented() -> None:
+    """The conventions ask for the list.  Timeouts are ``timeout``; what is ours alone has no call upstream."""
+    text = README.read_text(encoding="utf-8")
+    ours = {"pool_full", "no_backend", "internal", "bad_request", "bad_host", "head_too_large", "upgrade"}
+    ours |= {"unknown_expectation", "request_timeout", "transfer_coding", "method"}
+    upstream = set(REPLIES) - ours - {"connect_timeout", "first_byte_timeout", "idle_timeout"}
+    for word in (*upstream, "upstream_cut", "timeout", *(outcome.value for outcome in FAILED)):
+        assert f"`{word}`" in text, word
