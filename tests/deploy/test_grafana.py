@@ -76,9 +76,7 @@ def series_of_variables() -> Iterator[tuple[Selector, str]]:
 
 
 def test_the_file_is_what_the_panels_say() -> None:
-    assert build.FILE.read_text(encoding="utf-8") == build.rendered(), (
-        "run python -m deploy.grafana.build (make docs does)"
-    )
+    assert build.FILE.read_text(encoding="utf-8") == build.rendered(), "run python -m deploy.grafana.build"
 
 
 def test_it_is_a_classic_dashboard_that_imports_anywhere() -> None:
