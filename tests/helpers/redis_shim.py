@@ -160,8 +160,12 @@ class Shim:
         self._open |= {writer, up_writer}
         cut = asyncio.Event()
         back = asyncio.create_task(self._back(up_reader, writer, cut))
+        there = asyncio.create_task(self._there(reader, up_writer, writer, cut))
         try:
-            await self._there(reader, up_writer, writer, cut)
+            await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+            if not there.done():
+                return  # Redis closed it
+            there.result()
             # Redis carries out what it has before it sees the end; then it closes.
             with contextlib.suppress(OSError):
                 up_writer.write_eof()
@@ -170,6 +174,7 @@ class Shim:
             pass  # cut, by either side
         finally:
             back.cancel()
+            there.cancel()
             self._open -= {writer, up_writer}
             for each in (writer, up_writer):
                 each.transport.abort()

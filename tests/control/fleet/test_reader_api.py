@@ -13,6 +13,7 @@ import pytest
 
 from proxy.control.core import Controller
 from proxy.control.fleet.answers import Away
+from proxy.control.fleet.fleet import FleetState
 from proxy.control.fleet.reader import Reader
 from proxy.control.record import iso_time
 from proxy.control.settle import GroupKey, settle
@@ -42,6 +43,10 @@ class Joined:
 
     def hello(self, hello: Hello) -> None:
         """Nothing is written."""
+
+    def state(self) -> FleetState:
+        """How it goes."""
+        return FleetState("i", "ok", None, 0, 0, 0, 0, None, {})
 
 
 class Scene:
