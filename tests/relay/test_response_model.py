@@ -75,6 +75,7 @@ STREAMS: dict[str, tuple[str, list[Any]]] = {
     ),
     "unknown": ("/other", [{"whatever": 1, "model": "m"}]),
     "not in the first event": (CHAT, [chat(id="", model=""), chat(id="c", model="m"), chat(model="other")]),
+    "in an event without an id": (CHAT, [chat(model="m"), chat(id="c", model="other")]),
     "a fallback in mid-stream": (CHAT, [chat(id="c", model="m"), chat(id="c", model="other")]),
 }
 

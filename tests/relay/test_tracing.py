@@ -195,7 +195,7 @@ def test_of_several_one_is_left() -> None:
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [("00-{}-00", "00"), ("00-{}-01", "01"), ("00-{}-02", "02"), ("00-{}-03", "03"), ("00-{}-fc", "00"),
-     ("cc-{}-01-more", "01"), ("00-{}-07", "03")],
+     ("cc-{}-01-more", "01"), ("00-{}-07", "03"), (" \t00-{}-03\t ", "03")],
 )  # fmt: skip
 @pytest.mark.parametrize("traces", [ON, NEVER])
 def test_the_clients_flags_go_on(traces: Traces, theirs: str, ours: str) -> None:
@@ -294,7 +294,7 @@ NAMES: Final = st.sampled_from(
 VALUES: Final = (
     st.binary(max_size=80)
     | st.from_regex(rb"\A[0-9a-fA-F]{2}-[0-9a-f]{31,33}-[0-9a-f]{16}-[0-9a-f]{2}.{0,2}\Z")
-    | st.just(VALID)
+    | st.sampled_from([VALID, b"  " + VALID, VALID + b"\t"])
 )
 
 
