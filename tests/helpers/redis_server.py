@@ -305,6 +305,11 @@ class Cluster:
         ports = [each.port for each in self.shims or self.nodes]
         return "redis+cluster://" + ",".join(f"{HOST}:{port}" for port in ports)
 
+    def node_of(self, key: str) -> RedisServer:
+        """The node that has the slot of a key."""
+        slot, many = int(self.nodes[0].ask("CLUSTER", "KEYSLOT", key)), len(self.nodes)
+        return self.nodes[max(index for index in range(many) if _SLOTS * index // many <= slot)]
+
     def announce(self, stack: contextlib.ExitStack) -> None:
         """Lead every client through a shim to each node."""
         self.shims = [stack.enter_context(Shim(node.address)) for node in self.nodes]

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from proxy.control.core import Controller
 from proxy.control.fleet.fleet import Fleet, FleetState
+from proxy.control.fleet.layout import Keys
 from proxy.control.fleet.reader import Reader
 from proxy.control.windows import Booked
 from proxy.link import Facts, FactsBatch, Hello
@@ -29,6 +30,7 @@ from tests.helpers.redis_server import (
 from tests.helpers.redis_shim import Shim
 
 TIMEOUT_S: Final = 2.0
+PREFIX: Final = "legato"
 
 
 @dataclass
@@ -46,9 +48,26 @@ class Place:
     shims: list[Shim] = field(default_factory=list)
     keeps: bool = False
 
-    def settings(self) -> Redis:
+    def settings(self, timeout_s: float) -> Redis:
         """As a user would give them."""
-        return Redis(url=SecretStr(self.url), tls=self.tls, timeout=int(TIMEOUT_S * S))
+        return Redis(url=SecretStr(self.url), prefix=PREFIX, tls=self.tls, timeout=int(timeout_s * S))
+
+    @contextmanager
+    def losing(self, command: bytes | None) -> Iterator[None]:
+        """The answer to this command is lost (``None``: to all, of the first server), and must have been."""
+        if command is None:
+            server = self.servers()[0]
+            server.pause()
+            yield
+            server.resume()
+            return
+        cuts = sum(shim.cuts for shim in self.shims)
+        for shim in self.shims:
+            shim.cut(command)
+        yield
+        for shim in self.shims:
+            shim.forward()
+        assert sum(shim.cuts for shim in self.shims) > cuts
 
     def flush(self) -> None:
         """Nothing is there any more."""
@@ -102,12 +121,15 @@ def sentinel() -> Iterator[Place]:
 def cluster() -> Iterator[Place]:
     """Three masters; one of them crashes and comes back empty."""
     with redis_cluster(shims=True) as found:
+        # The one that every round needs: of the other keys none may happen to be on a given node.
+        first = found.node_of(Keys(PREFIX).hosts)
 
         def back() -> None:
-            found.nodes[0].start()
+            first.start()
             found.wait_ok()
 
-        yield Place(found.url, lambda: found.nodes, found.nodes[0].kill, back, shims=found.shims)
+        servers = [first, *(node for node in found.nodes if node is not first)]
+        yield Place(found.url, lambda: servers, first.kill, back, shims=found.shims)
 
 
 PLACES: Final = {each.__name__: each for each in (standalone, acl, tls, sentinel, cluster)}
@@ -116,12 +138,19 @@ PLACES: Final = {each.__name__: each for each in (standalone, acl, tls, sentinel
 class Pod:
     """One control process with its fleet, driven by hand; ``every`` is told of each booking too."""
 
-    def __init__(self, place: Place, clock: Clock, name: str, every: Windows | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        clock: Clock,
+        name: str,
+        every: Windows | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self.clock = clock
         self.controller = Controller(
             table(), instance=name, version="1", unix_ns=clock, monotonic_ns=clock, sinks=()
         )
-        self.fleet = Fleet(place.settings(), self.controller, unix_ns=clock, monotonic_ns=clock)
+        self.fleet = Fleet(place.settings(timeout_s), self.controller, unix_ns=clock, monotonic_ns=clock)
         self._every = every
         store = self.fleet.writer._store
         asked = store.time_ns
@@ -177,10 +206,10 @@ class Pod:
 
 @asynccontextmanager
 async def pods(
-    place: Place, clock: Clock, *names: str, every: Windows | None = None
+    place: Place, clock: Clock, *names: str, every: Windows | None = None, timeout_s: float = TIMEOUT_S
 ) -> AsyncIterator[list[Pod]]:
     """So many; all let go of their connections at the end."""
-    made = [Pod(place, clock, name, every) for name in names]
+    made = [Pod(place, clock, name, every, timeout_s) for name in names]
     try:
         yield made
     finally:
