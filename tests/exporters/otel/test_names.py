@@ -260,7 +260,7 @@ def test_the_call_begins_with_its_connection(fields: dict[str, int | None], at_m
 
 
 def test_every_kind_of_error_is_documented() -> None:
-    """The conventions ask for the list.  Timeouts are ``timeout``; what is ours alone has no call upstream."""
+    """The conventions ask for the list.  Timeouts are ``timeout``; what is ours alone calls nobody."""
     text = README.read_text(encoding="utf-8")
     ours = {"pool_full", "no_backend", "internal", "bad_request", "bad_host", "head_too_large", "upgrade"}
     ours |= {"unknown_expectation", "request_timeout", "transfer_coding", "method"}

@@ -11,7 +11,7 @@ from proxy.control.settle import settle
 from proxy.exporters.otel import names
 from proxy.exporters.otel.resource import scope_of
 from proxy.exporters.otel.spans import STALLS_MAX, SpanBuilder
-from proxy.exporters.otel.view import Conventions
+from proxy.exporters.otel.view import Conventions, count
 from proxy.link import ChoiceScore
 from tests.control.facts import UNIX, facts, stream
 from tests.exporters.otel.asked import (
@@ -407,6 +407,7 @@ def test_long_and_strange_values_are_bounded() -> None:
         assert len(span.name) < 300
         assert all(len(value) <= 512 for value in span.attributes.values() if isinstance(value, str))
     assert "gen_ai.request.max_tokens" not in client.attributes  # OTLP has no such number
+    assert [count(value) for value in (0, 2**63 - 1, 2**63, -1, None)] == [0, 2**63 - 1, None, None, None]
 
 
 def test_a_clock_that_ran_backwards_does_not_turn_a_span_around() -> None:
