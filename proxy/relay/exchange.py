@@ -24,6 +24,7 @@ from proxy.relay.tap import Tap, is_stream, open_tap
 from proxy.tasks import child
 
 if TYPE_CHECKING:
+    from proxy.link import Stream
     from proxy.relay.client import Client
     from proxy.relay.pull import PullConnection
     from proxy.relay.route import Arm
@@ -79,6 +80,7 @@ class Exchange:
         "tap",
         "trace",
         "trace_id",
+        "unmeasured",
         "worker",
     )
 
@@ -94,6 +96,7 @@ class Exchange:
         self.trace_id, self.trace = worker.traces.begin(client.fields) if recorded else (None, None)
         self.connection: Connection | PullConnection | None = None
         self.tap: Tap | None = None
+        self.unmeasured: Stream | None = None  # in place of a tap's
         self.end: str | None = None
         self.end_ns = 0
         self.error: str | None = None
@@ -214,6 +217,8 @@ class Exchange:
                 dialect=arm.dialect,
             )
             self._feed = self.tap.feed
+        else:
+            self.unmeasured = worker.unmeasured()  # why, now: shedding may have ended when the stream does
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -26,11 +26,7 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
     client, call, arm, worker = exchange.client, exchange.call, exchange.arm, exchange.worker
     request_id, tags = worker.tags(client.fields)
     late = worker.lag.between(client.received_ns, exchange.end_ns)
-    stream = None
-    if exchange.tap is not None:
-        stream = exchange.tap.to_stream()
-    elif exchange.head_ns is not None:
-        stream = worker.unmeasured()
+    stream = exchange.unmeasured if exchange.tap is None else exchange.tap.to_stream()
     return Facts(
         seq=seq,
         id=exchange.id,
