@@ -141,7 +141,7 @@ def run(given: argparse.Namespace, console: Console) -> tuple[Soak, dict[str, An
             f"127.0.0.1:{port}",
             f"127.0.0.1:{admin}",
         )
-        command = [sys.executable, "-m", "proxy.cli", "serve", str(file), "--access-log", "off"]
+        command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(file), "--access-log", "off"]
         legato = stack.enter_context(started(command, port, cores.proxy, folder / "legato.log"))
         stack.enter_context(scraping(admin, 5.0))
         wave_s = EVENTS * given.interval_ms / 1e3
