@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.link import TraceIds, Tracing
 from proxy.relay.headers import Fields
@@ -223,6 +225,22 @@ def test_what_was_sent_can_be_read_again() -> None:
         read = read_parent(out)
         assert read is not None
         assert read[:2] == (trace_id, ids.client)
+
+
+@pytest.mark.parametrize("flags", [0, 1])
+def test_opentelemetry_on_both_sides_understands(flags: int) -> None:
+    """Its client's header is our parent, and what we send is its server's."""
+    propagator = TraceContextTextMapPropagator()
+    context = trace.SpanContext(int(TRACE, 16), int(SPAN, 16), False, trace.TraceFlags(flags))
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, trace.set_span_in_context(trace.NonRecordingSpan(context)))
+    fields = [(name.encode(), value.encode()) for name, value in carrier.items()]
+    trace_id, ids = begun(ON, *fields)
+    assert (trace_id, ids.parent, ids.sampled) == (TRACE, SPAN, bool(flags))
+    out = {name.decode(): value.decode() for name, value in ON.inject(fields, trace_id, ids)}
+    seen = trace.get_current_span(propagator.extract(out)).get_span_context()
+    assert (seen.trace_id, seen.span_id) == (int(TRACE, 16), int(ids.client, 16))
+    assert (seen.trace_flags.sampled, seen.is_remote) == (bool(flags), True)
 
 
 # ---------------------------------------------------------------- ids
