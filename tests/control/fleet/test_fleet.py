@@ -14,6 +14,7 @@ from proxy.control.core import Controller
 from proxy.control.fleet.fleet import Fleet
 from proxy.control.fleet.layout import Grain, Keys, decode_host, decode_now, decode_record
 from proxy.control.settle import GroupKey
+from proxy.control.windows import Booked
 from proxy.exporters.vocabulary import DROPPED, EXPORTER
 from proxy.link import BackendNow, Facts, Hello
 from proxy.settings.telemetry import Redis
@@ -156,6 +157,15 @@ def test_no_two_starts_share_a_field_and_not_all_write_at_once() -> None:
     assert min(phases) < 0.3
     assert max(phases) > 0.7
     assert all(0 <= phase < 1 for phase in phases)
+
+
+def test_a_request_is_booked_by_the_clock_of_redis() -> None:
+    fleet = joined("redis://127.0.0.1:1", controller_of())
+    fleet.writer.offset.ns = 3_600 * S
+    at_ns = time.time_ns()
+    fleet.booked(Booked(GroupKey("b", "m", "s"), at_ns, booking()))
+    *_, written = fleet.writer.book.pack()
+    assert written[0].number == Grain.TEN.number(at_ns + 3_600 * S)
 
 
 def test_sixty_four_groups_are_packed_in_short_steps() -> None:

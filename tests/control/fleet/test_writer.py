@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.control.fleet.layout import HOST_S, NOW_S, Grain, decode_now
-from tests.control.fleet.host import KEYS, Clock, Host, S, everywhere, host_value, in_redis, run
+from proxy.control.fleet.layout import HOST_S, NOW_S, RECENT_MOST, WORST_MOST, Grain, decode_now
+from tests.control.fleet.host import CHAT, KEYS, Clock, Host, S, everywhere, host_value, in_redis, run
 from tests.helpers.procs import eventually
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
@@ -262,6 +262,7 @@ def test_something_else_at_one_of_our_keys_holds_up_no_other(server: RedisServer
         await host.round()
         assert host.status() == ("degraded", "wrong_type")
         assert everywhere_but_tens(server) == [1, 1]
+        assert server.ask("EXISTS", KEYS.seen("w0")) == 0, "not all of its requests are in all slots"
         assert host_value(server, host.name) is not None
         assert server.ask("GET", ten) == b"mine"
         server.ask("DEL", ten)
@@ -316,7 +317,116 @@ def test_a_failover_gets_what_was_acknowledged_just_before(server: RedisServer) 
     run(script())
 
 
+def test_one_slot_that_is_gone_tells_that_something_was_lost(server: RedisServer) -> None:
+    """In a Cluster the keys that would tell otherwise are on another server."""
+
+    async def script() -> None:
+        host = Host(server.url)
+        for _ in range(4):
+            host.settle()
+            await host.round()
+        for grain in Grain:
+            server.ask("DEL", KEYS.slot(grain, grain.number(host.clock.now_ns)))
+            server.ask("DEL", KEYS.slot(grain, grain.number(host.clock.now_ns - 15 * S)))
+        host.settle()
+        await host.round()
+        await host.round(1)
+        assert everywhere(server) == [5, 5, 5]
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_a_redis_that_has_an_older_state_gets_all_again(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        host.settle()
+        await host.round()
+        with server.admin() as client:
+            before = client.get(KEYS.host(host.name))
+            assert before is not None
+            for _ in range(4):
+                host.settle()
+                await host.round()
+            # A replica took over that lacks the last 20 s; no connection broke.
+            client.set(KEYS.host(host.name), before)
+            client.delete(KEYS.slot(Grain.TEN, Grain.TEN.number(host.clock.now_ns - 20 * S)))
+        await host.round()
+        await host.round(1)
+        assert everywhere(server) == [5, 5, 5]
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_after_a_refusal_the_way_is_looked_for_anew(server: RedisServer) -> None:
+    """Behind one name another server may be the master by now: the old connection would never know."""
+
+    async def script(shim: Shim) -> None:
+        host = Host(shim.url)
+        await host.round()
+        await host.round()
+        assert shim.connections == 1
+        _replica(server, True)
+        try:
+            await host.round()
+        finally:
+            _replica(server, False)
+        await host.round()
+        assert shim.connections == 2
+        await host.store.close(1)
+
+    with Shim(server.address) as shim:
+        run(script(shim))
+
+
+def test_streams_of_records_are_capped(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        for _ in range(15):
+            await host.store.add_records([b"r"] * 200, [b"w"] * 100)
+        assert RECENT_MOST <= server.ask("XLEN", KEYS.recent) <= RECENT_MOST * 1.1
+        assert WORST_MOST <= server.ask("XLEN", KEYS.worst) <= WORST_MOST * 1.3
+        await host.store.close(1)
+
+    run(script())
+
+
 # ---------------------------------------------------------------- clocks
+
+
+def test_what_is_settled_while_redis_clock_goes_back_is_in_one_book_or_the_other(
+    server: RedisServer,
+) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        groups = [CHAT._replace(model=f"m{number}") for number in range(20)]
+        for group in groups:
+            host.settle(key=group)
+        await host.round()
+        settled = 20
+
+        async def busy() -> None:
+            nonlocal settled
+            while not done:
+                host.settle(key=groups[settled % 20])
+                settled += 1
+                await asyncio.sleep(0)
+
+        host.clock.skew_ns = -3_000 * S
+        done = False
+        load = asyncio.create_task(busy())
+        await host.round()
+        done = True
+        await load
+        assert host.writer.book.generation == 1
+        for _ in range(2):  # the change of books was a round of its own
+            await host.round()
+        assert everywhere(server) == [settled] * 3
+        assert host.acknowledged == settled
+        await host.store.close(1)
+
+    run(script())
 
 
 @pytest.mark.parametrize("skew_s", [-3_000, -3, 0, 4, 3_000])
