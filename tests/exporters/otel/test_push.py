@@ -109,8 +109,10 @@ def test_it_exports_every_so_often_and_once_more_at_the_end() -> None:
         told = [metric.points[0].as_int for metric in collector.metrics("legato.workers")]
         assert told[:3] == [1, 2, 3]
         assert told[-1] == before + 1
-        push.begin()  # it is over: nothing more goes out
+        push.begin()  # it is over: nothing more goes out, or is tried
+        await push._ended(2)
         assert len(collector.metrics("legato.workers")) == len(told)
+        assert failures(push) == 0
 
     with receiver() as collector:
         run(asyncio.wait_for(job(collector), 20))
