@@ -83,7 +83,7 @@ def wire_of(otel: Otel, signal: Signal, environ: Mapping[str, str] | None = None
         raise WireError(f"no endpoint is configured for {signal}")
     grpc = otel.protocol == "grpc"
     headers = _headers_of(otel)
-    if grpc and headers:  # there the SDK takes headers from us or from the variables, over HTTP from both
+    if headers:  # the SDK takes headers from us or from the variables, by its version and the protocol
         headers = _variable_headers(os.environ if environ is None else environ, signal) | headers
     return Wire(endpoint, grpc, otel.timeout / 1e9, headers, otel.ca_file)
 

@@ -48,12 +48,11 @@ def told() -> Iterator[list[str]]:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if not record.name.startswith("urllib3"):
-                lines.append(record.getMessage())
+            lines.append(record.getMessage())
 
     root, handler, level = logging.getLogger(), Lines(), logging.getLogger().level
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
+    root.setLevel(logging.INFO)
     yield lines
     root.removeHandler(handler)
     root.setLevel(level)
