@@ -244,10 +244,15 @@ class Sentinel:
         _, port = self.sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return self.master if int(port) == self.master.port else self.replica
 
+    def patience(self, seconds: float) -> None:
+        """After how much silence the master counts as down."""
+        self.sentinel.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", int(seconds * 1e3))
+
     def replicated(self) -> None:
         """Wait until the replica has all that the master has."""
         with self.master.admin() as client:
-            client.wait(1, 5_000)
+            client.set("replicated", "")
+            assert client.wait(1, 4_000) == 1
 
     def failover(self) -> None:
         """Crash the master and wait until the replica is one, by the Sentinel and by itself."""

@@ -109,9 +109,11 @@ def tls() -> Iterator[Place]:
 def sentinel() -> Iterator[Place]:
     """A failover for a crash: once, since the old master stays away."""
     with redis_sentinel() as found:
+        found.patience(60)  # a server that stands still for a moment is none that is down
 
         def crash() -> None:
             found.replicated()
+            found.patience(0.3)
             found.master.kill()
 
         yield Place(found.url, lambda: [found.current()], crash, found.failover, keeps=True)
