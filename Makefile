@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format bench fuzz docs clean
+.PHONY: help demo test lint format bench soak fuzz docs clean
 
 help:
 	@echo "make demo    two simulated engines behind one Legato, a live table, a report (under two minutes)"
 	@echo "make test    lint, types, import contracts and tests: what CI runs"
 	@echo "make lint    only lint, format, types and import contracts"
 	@echo "make bench   measure Legato beside no proxy, itself and a plain FastAPI + httpx proxy (needs gcc)"
+	@echo "make soak    an hour of streams with Redis, OTLP and scraping on: does anything grow (MINUTES=60)"
 	@echo "make fuzz    feed the tap what nobody would think of, guided by coverage (SECONDS=60)"
 	@echo "make docs    write the configuration and metrics references anew from the code"
 	@echo "make clean   remove the virtual environment and caches"
@@ -43,6 +44,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python -m deploy.bench
 
+MINUTES ?= 60
+soak: $(VENV)/.installed
+	$(BIN)/python -m deploy.bench.soak --minutes $(MINUTES)
+
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m deploy.fuzz --seconds $(SECONDS)
@@ -50,6 +55,8 @@ fuzz: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python -m proxy.reference
 	$(BIN)/python -m proxy.exporters.reference
+	$(BIN)/python -m proxy.exporters.otel.reference
+	$(BIN)/python -m deploy.grafana.build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
