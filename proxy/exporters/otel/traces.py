@@ -7,7 +7,7 @@ end of the process neither.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,6 @@ from proxy.exporters.otel.trouble import Trouble, last_words, silence_sdk
 from proxy.exporters.otel.view import Conventions, Server
 from proxy.exporters.otel.wire import Wire, WireError, wire_of
 from proxy.link import Table
-
-_log = logging.getLogger("legato.control")
 
 #: The names in ``vocabulary.EXPORTER`` and ``vocabulary.DROPPED``.
 EXPORTER: Final = "otlp_traces"
@@ -107,9 +105,7 @@ class Traces:
                 self._dropped += 1
                 continue
             self._offer(spans)
-            context = spans[-1].context
-            if context is not None:
-                settled.kept_span = format_span_id(context.span_id)
+            settled.kept_span = span_id_of(spans[-1])
 
     def close(self, deadline_s: float) -> None:
         """Export what is queued, for at most ``deadline_s``; what is left then is dropped and counted."""
@@ -159,7 +155,8 @@ class Traces:
         table = None if self._table is None else self._table()
         if table is not None and table is not self._seen:
             self._seen = table
-            self._servers = servers_of(table)
+            with contextlib.suppress(ValueError):  # no URL, though the settings took it: the peer will do
+                self._servers = servers_of(table)
             self._build.scheme = "http" if table.tls_cert_file is None else "https"
 
 
@@ -223,6 +220,11 @@ def _queue_size(variables: Mapping[str, str]) -> int:
     except ValueError:
         return _QUEUE
     return size if size > 0 else _QUEUE
+
+
+def span_id_of(span: ReadableSpan) -> str | None:
+    """Its id in hex, as exemplars name it."""
+    return None if span.context is None else format_span_id(span.context.span_id)
 
 
 def servers_of(table: Table) -> dict[str, Server]:
