@@ -16,7 +16,7 @@ from deploy.bench.processes import Cores
 from deploy.bench.programs import BenchError, build
 from deploy.bench.report import machine, show, write
 from deploy.bench.rounds import Bench, run_folder, run_rounds
-from deploy.bench.targets import Target, available
+from deploy.bench.targets import Target, available, usual
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -25,15 +25,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and only the main loads")
     parser.add_argument("--only", help="loads, comma-separated; see deploy/bench/README.md")
-    parser.add_argument("--targets", help="targets, comma-separated (all that are installed)")
+    parser.add_argument("--targets", help="targets, comma-separated; see deploy/bench/README.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results.json"), help="where the JSON goes")
     return parser.parse_args(arguments)
 
 
 def choose_targets(only: str | None) -> list[Target]:
     """Targets by name; ``ValueError`` names the unknown ones."""
+    if only is None:
+        return usual()
     have = available()
-    wanted = [name.strip() for name in only.split(",")] if only else [target.name for target in have]
+    wanted = [name.strip() for name in only.split(",")]
     unknown = sorted(set(wanted) - {target.name for target in have})
     if unknown:
         names = ", ".join(target.name for target in have)

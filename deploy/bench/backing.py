@@ -7,9 +7,12 @@ stands for an OpenTelemetry collector where only Legato's side is looked at.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +24,10 @@ from typing import ClassVar
 
 from deploy.bench.processes import free_port, started
 from deploy.bench.programs import BenchError
+from deploy.bench.targets import Target
+
+#: Legato writes to Redis every 5 s: by then it has.
+_FIRST_WRITE_S = 7.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Backing:
             f"backends: {{default: {{url: {upstream}}}}}\n"
             f"redis: {{url: 'redis://127.0.0.1:{self.redis_port}/0'}}\n"
             f"otel:\n  endpoint: http://127.0.0.1:{self.collector_port}\n  every: 10s\n"
-            "  traces: {ratio: 1%}\n"
+            "  traces: {ratio: 1%, bad_per_second: 20}\n"
         )
         return path
 
@@ -87,6 +94,21 @@ def scraping(admin_port: int, every_s: float = 1.0) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def kept_busy(behind: Backing, target: Target, admin_port: int) -> Iterator[None]:
+    """What goes on beside the loads: scrapes each second; Redis standing still where the target wants it."""
+    with scraping(admin_port):
+        if not target.redis_away:
+            yield
+            return
+        time.sleep(_FIRST_WRITE_S)
+        os.kill(behind.redis_pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(behind.redis_pid, signal.SIGCONT)
 
 
 class _Collector(BaseHTTPRequestHandler):

@@ -22,14 +22,27 @@ class Figure:
     added: bool = False
 
 
+#: Whose ratio within a round is of interest.
+COMPARED = (
+    ("legato", "naive"),
+    ("legato", "nginx"),
+    ("everything", "legato"),
+    ("redis away", "legato"),
+    ("legato again", "legato"),
+)
+
 FIGURES = (
     Figure("saturated", "cpu_us_per_unit", "CPU per chunk, saturated", "us"),
+    Figure("saturated", "cpu_data_us_per_unit", "CPU of the data process per chunk, saturated", "us"),
     Figure("saturated", "per_s", "chunks per second, saturated", "/s"),
     Figure("paced", "cpu_us_per_unit", "CPU per chunk, 50 streams x 20 ms", "us"),
     Figure("paced", "p50_us", "delay added per chunk, p50", "us", added=True),
     Figure("paced", "p99_us", "delay added per chunk, p99", "us", added=True),
     Figure("paced", "p999_us", "delay added per chunk, p99.9", "us", added=True),
     Figure("paced", "first_p50_us", "TTFT added, p50", "us", added=True),
+    Figure("paced minute", "p50_us", "a minute: delay added per chunk, p50", "us", added=True),
+    Figure("paced minute", "p99_us", "a minute: delay added per chunk, p99", "us", added=True),
+    Figure("paced minute", "p999_us", "a minute: delay added per chunk, p99.9", "us", added=True),
     Figure("wide", "cpu_us_per_unit", "CPU per chunk, 300 streams x 50 ms", "us"),
     Figure("wide", "p50_us", "300 streams: delay added, p50", "us", added=True),
     Figure("wide", "p99_us", "300 streams: delay added, p99", "us", added=True),
@@ -116,7 +129,7 @@ class Results:
         if not medians or set(medians) <= {"direct"}:
             return {}
         ratios = {}
-        for over, under in (("legato", "naive"), ("legato", "nginx"), ("legato again", "legato")):
+        for over, under in COMPARED:
             ratio = self.ratio(figure, over, under)
             if ratio is not None:
                 ratios[f"{over} / {under}"] = [

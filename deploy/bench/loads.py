@@ -15,7 +15,7 @@ class Load:
     arguments: str
     scraped: bool = False  # /metrics is read once a second meanwhile: targets with an admin listener only
     tls: str | None = None  # "off" | "on": by the Python client, targets that speak TLS only
-    targets: tuple[str, ...] | None = None  # only these
+    asked: bool = False  # only where it is named
 
     @property
     def unit(self) -> str:
@@ -31,6 +31,13 @@ PACED = "--connections 50 --events 200 --interval-us 20000 --spread-ms 1020 --se
 LOADS = (
     Load("requests", "small requests on 32 connections", "requests", "--connections 32 --seconds 2.5"),
     Load("paced", "50 streams, a 250-byte event each 20 ms", "stream", PACED),
+    Load(
+        "paced minute",
+        "as paced, for a minute",
+        "stream",
+        "--connections 50 --events 3000 --interval-us 20000 --spread-ms 1020 --seconds 80",
+        asked=True,
+    ),
     Load(
         "wide",
         "300 streams, an event each 50 ms",
@@ -71,7 +78,7 @@ def chosen(only: str | None, quick: bool) -> list[Load]:
     """Loads by name; ``ValueError`` names the unknown ones and lists what there is."""
     names = [load.name for load in LOADS]
     if only is None:
-        return [load for load in LOADS if not quick or load.name in QUICK]
+        return [load for load in LOADS if (load.name in QUICK if quick else not load.asked)]
     wanted = _split(only)
     unknown = [name for name in wanted if name not in [*names, DIALECTS]]
     if unknown:

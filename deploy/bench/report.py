@@ -16,8 +16,13 @@ from deploy.bench.figures import FAULTS, Results
 from deploy.bench.loads import Load
 from deploy.bench.processes import Cores
 
-COLUMNS = ("direct", "legato", "naive", "nginx")
-RATIOS = (("legato / naive", "x naive"), ("legato / nginx", "x nginx"))
+COLUMNS = ("direct", "legato", "naive", "nginx", "everything", "redis away")
+RATIOS = (
+    ("legato / naive", "x naive"),
+    ("legato / nginx", "x nginx"),
+    ("everything / legato", "on / off"),
+    ("redis away / legato", "away / off"),
+)
 CONTROL = "legato again / legato"
 
 
@@ -68,7 +73,8 @@ def show(console: Console, results: Results, where: dict[str, Any]) -> None:
     table.add_column("figure")
     for name in present:
         table.add_column(name, justify="right")
-    for _, title in RATIOS:
+    shown = [(key, title) for key, title in RATIOS if set(key.split(" / ")) <= set(results.targets)]
+    for _, title in shown:
         table.add_column(title, justify="right", style="bold")
     table.add_column("A/A (range)", justify="right", style="dim")
     for entry in results.summary():
@@ -76,7 +82,7 @@ def show(console: Console, results: Results, where: dict[str, Any]) -> None:
         cells = [_number(entry["median"].get(name)) for name in present]
         if entry["added_over_direct"] and "direct" in entry["median"]:
             cells[present.index("direct")] = f"({cells[present.index('direct')]})"  # itself, not added
-        cells += [f"{ratios[key][0]:.2f}" if key in ratios else "-" for key, _ in RATIOS]
+        cells += [f"{ratios[key][0]:.2f}" if key in ratios else "-" for key, _ in shown]
         control = ratios.get(CONTROL)
         cells.append(f"{control[0]:.2f} ({control[1]:.2f}-{control[2]:.2f})" if control else "-")
         table.add_row(f"{entry['figure']} [{entry['unit']}]".replace("[", "\\["), *cells)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.bench.backing import backing, kept_busy, scraping
 from deploy.bench.loads import Load
 from deploy.bench.processes import Cores, command_line, cpu_ns, family, free_port, pinned, rss_bytes, started
 from deploy.bench.programs import BenchError, Programs, make_certificate
@@ -98,7 +98,14 @@ def running(bench: Bench, target: Target, tls: bool) -> Iterator[Running]:
     """A fresh upstream and a fresh target in front of it."""
     upstream_port, port, admin_port = free_port(), free_port(), free_port()
     upstream = [str(bench.programs.upstream), str(upstream_port)]
-    with started(upstream, upstream_port, bench.cores.load, bench.folder / "upstream.log"):
+    with (
+        started(upstream, upstream_port, bench.cores.load, bench.folder / "upstream.log"),
+        backing(bench.folder, bench.cores.load) if target.backed else nullcontext() as behind,
+    ):
+        if behind is not None:
+            listen, admin = f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}"
+            file = bench.folder / f"{port}.yaml"
+            behind.write_config(file, f"http://127.0.0.1:{upstream_port}", listen, admin)
         command = _command(bench, target, tls)
         if command is None:
             yield Running(target, upstream_port, admin_port, upstream_port, None)
@@ -107,7 +114,9 @@ def running(bench: Bench, target: Target, tls: bool) -> Iterator[Running]:
         log = bench.folder / f"{target.name.replace(' ', '-')}.log"
         with started(arguments, port, bench.cores.proxy, log) as process:
             _settle(target, port, admin_port)
-            yield Running(target, port, admin_port, upstream_port, process.pid)
+            meanwhile = kept_busy(behind, target, admin_port) if behind is not None else nullcontext()
+            with meanwhile:
+                yield Running(target, port, admin_port, upstream_port, process.pid)
 
 
 def _command(bench: Bench, target: Target, tls: bool) -> Command | None:
@@ -151,19 +160,18 @@ def measure(bench: Bench, instance: Running, load: Load) -> Row:
 
     meanwhile = scraping(instance.admin_port) if load.scraped else nullcontext()
     with meanwhile:
-        busy_before, used_before, at = (
-            _core_busy_s(bench.cores.proxy),
-            cpu_ns(instance.pids()),
-            time.monotonic(),
-        )
+        busy_before, at = _core_busy_s(bench.cores.proxy), time.monotonic()
+        used_before, data_before = cpu_ns(instance.pids()), cpu_ns(instance.data_pids())
         row = _client(bench, _client_command(bench, instance, load), sample)
         used_s = (cpu_ns(instance.pids()) - used_before) / 1e9
+        data_s = (cpu_ns(instance.data_pids()) - data_before) / 1e9
         elapsed_s = time.monotonic() - at
         busy_s = _core_busy_s(bench.cores.proxy) - busy_before
     units = row["requests"] if load.mode == "requests" else row["events"]
     proxied = instance.pid is not None
     return row | {
         "cpu_us_per_unit": round(used_s * 1e6 / units, 3) if proxied and units else None,
+        "cpu_data_us_per_unit": round(data_s * 1e6 / units, 3) if proxied and units else None,
         "cpu_share": round(used_s / elapsed_s, 3) if proxied else None,
         "foreign_share": round(max(0.0, busy_s - used_s) / elapsed_s, 3)
         if bench.cores.proxy is not None
@@ -198,28 +206,6 @@ def _client(bench: Bench, command: Sequence[str], sample: Callable[[], None]) ->
         raise BenchError(f"the load client failed with {process.returncode}: {err.strip()}")
     row: Row = json.loads(out)
     return row
-
-
-@contextmanager
-def scraping(admin_port: int) -> Iterator[None]:
-    """Read /metrics once a second from a thread of ours."""
-    stop = threading.Event()
-
-    def scrape() -> None:
-        while not stop.wait(1.0):
-            with (
-                suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/metrics") as answer,
-            ):
-                answer.read()
-
-    thread = threading.Thread(target=scrape, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _core_busy_s(core: int | None) -> float:

@@ -21,11 +21,18 @@ class Target:
     saturated_events: int
     admin: bool = False  # has an admin listener that can be scraped
     tls: bool = False  # can listen on TLS
+    backed: bool = False  # Redis, a collector and scrapes beside it: everything on
+    redis_away: bool = False  # ... and Redis stops answering before the load comes
 
 
 def _legato(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]:
     base = [sys.executable, "-m", "proxy.cli", "serve", "--upstream", upstream]
     return [*base, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+
+
+def _everything(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]:
+    file = folder / f"{port}.yaml"  # written by who starts what stands in it
+    return [sys.executable, "-m", "proxy.cli", "serve", "--config", str(file)]
 
 
 def legato_tls(cert: Path, key: Path) -> Command:
@@ -72,8 +79,17 @@ LEGATO = Target("legato", _legato, 2000, admin=True, tls=True)
 AGAIN = Target("legato again", _legato, 2000, admin=True, tls=True)
 NAIVE = Target("naive", _naive, 400)
 NGINX = Target("nginx", _nginx, 4000)
+EVERYTHING = Target("everything", _everything, 2000, admin=True, backed=True)
+REDIS_AWAY = Target("redis away", _everything, 2000, admin=True, backed=True, redis_away=True)
 
 
 def available() -> list[Target]:
     """Every target that can run here."""
-    return [DIRECT, LEGATO, AGAIN, NAIVE, *([NGINX] if shutil.which("nginx") else [])]
+    nginx = [NGINX] if shutil.which("nginx") else []
+    backed = [EVERYTHING, REDIS_AWAY] if shutil.which("redis-server") else []
+    return [DIRECT, LEGATO, AGAIN, NAIVE, *nginx, *backed]
+
+
+def usual() -> list[Target]:
+    """Those that are measured where nobody says which."""
+    return [target for target in available() if not target.backed]
