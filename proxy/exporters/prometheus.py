@@ -14,7 +14,8 @@ from itertools import accumulate
 from typing import Final
 
 from proxy.control.snapshot import Exemplar, Hist, Snapshot
-from proxy.exporters.catalog import CATALOG, GROUP_LIMIT, Metric
+from proxy.exporters.catalog import CATALOG, GROUP_LIMIT
+from proxy.exporters.metric import Metric
 from proxy.exporters.rows import LABEL_LIMIT, Labels, histograms, samples, view_of
 
 __all__ = ["LABEL_LIMIT", "OPENMETRICS", "TEXT", "render"]

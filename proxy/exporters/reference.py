@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from proxy.control.genai import ERROR_LIMIT, SECONDS, SET_LIMIT, TOKENS
-from proxy.exporters.catalog import BUCKET_LIMIT, CATALOG, GROUP_LIMIT, OTHER, Metric
+from proxy.exporters.catalog import BUCKET_LIMIT, CATALOG, GROUP_LIMIT, OTHER
+from proxy.exporters.metric import Metric
 from proxy.exporters.otel.genai import CONVENTIONS, TOKEN_USAGE
 from proxy.exporters.vocabulary import Values
 

@@ -23,7 +23,8 @@ from proxy.control.snapshot import (
     SloStats,
     Snapshot,
 )
-from proxy.exporters.catalog import GROUP_LIMIT, OTHER, Metric
+from proxy.exporters.catalog import GROUP_LIMIT, OTHER
+from proxy.exporters.metric import Metric
 from proxy.exporters.vocabulary import Values
 from proxy.link import GroupNow
 

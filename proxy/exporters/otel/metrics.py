@@ -27,7 +27,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from proxy.control.genai import CallStats
 from proxy.control.snapshot import Exemplar, Hist, Snapshot
-from proxy.exporters import catalog
+from proxy.exporters import metric as ours
 from proxy.exporters.catalog import CATALOG, GROUP_LIMIT
 from proxy.exporters.otel.genai import calls
 from proxy.exporters.rows import Labels, View, histograms, samples, view_of
@@ -74,7 +74,7 @@ def _of_catalog(view: View, since_ns: int, at_ns: int) -> Iterator[Metric]:
 
 
 def _numbers(
-    metric: catalog.Metric, told: Iterable[tuple[Labels, int | float]], since_ns: int, at_ns: int
+    metric: ours.Metric, told: Iterable[tuple[Labels, int | float]], since_ns: int, at_ns: int
 ) -> Sum | Gauge:
     points = [
         NumberDataPoint(_attributes(metric.labels, labels), since_ns, at_ns, value) for labels, value in told
