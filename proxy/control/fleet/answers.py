@@ -64,7 +64,9 @@ class Answers:
         trouble = self.trouble()
         return trouble if trouble is not None and trouble.reason in UNREADABLE else self._failed
 
-    async def kept(self, question: Hashable, make: Callable[[], Awaitable[_T]]) -> _T:
+    async def kept(
+        self, question: Hashable, make: Callable[[], Awaitable[_T]], least_ns: int = KEPT_NS
+    ) -> _T:
         """The answer to a question, made now or a moment ago; raises what ``make`` raises."""
         async with self._lock:
             kept = self._answers.get(question)
@@ -74,7 +76,7 @@ class Answers:
             with self.asking():
                 value = await make()
             now_ns = self._monotonic_ns()
-            keep_ns = max(KEPT_NS, KEPT_TIMES * (now_ns - begun_ns))
+            keep_ns = max(least_ns, KEPT_TIMES * (now_ns - begun_ns))
             self._answers.pop(question, None)
             self._answers[question] = _Kept(value, now_ns + keep_ns)
             while len(self._answers) > KEPT_MOST:

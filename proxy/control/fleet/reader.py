@@ -180,21 +180,17 @@ class Reader:
 
     async def now(self) -> FleetNow:
         """What is in flight on the hosts that wrote within the last seconds."""
-        return await self._answers.kept("now", self._now)
+        return await self._answers.kept("now", self._now, _S)
 
     async def find(self, name: str) -> Record | None:
         """The record of any host whose id, request_id, response_id or trace_id this is."""
         quoted = msgspec.json.encode(name)
-        with self._answers.asking():
-            turns = _Turns(self._monotonic_ns)
-            for key, most in self._streams():
-                found = await self._source.records(key, most)
-                turns.anew()
-                for data in found:
-                    await turns.give()
-                    record = self._record(data, quoted)
-                    if record is not None and name in _names(record):
-                        return record
+        turns = _Turns(self._monotonic_ns)
+        for data in await self._answers.kept("streams", self._streams, _S):
+            await turns.give()
+            record = self._record(data, quoted)
+            if record is not None and name in _names(record):
+                return record
         return None
 
     async def records(self) -> list[Record]:
@@ -290,20 +286,19 @@ class Reader:
         return found
 
     async def _all_records(self) -> list[Record]:
-        turns = _Turns(self._monotonic_ns)
         found: dict[str, Record] = {}
-        for key, most in self._streams():
-            read = await self._source.records(key, most)
-            turns.anew()
-            for data in read:
-                record = self._record(data)
-                if record is not None:
-                    found.setdefault(record.id, record)
-                await turns.give()
+        streams = await self._streams()
+        turns = _Turns(self._monotonic_ns)
+        for data in streams:
+            record = self._record(data)
+            if record is not None:
+                found.setdefault(record.id, record)
+            await turns.give()
         return list(found.values())
 
-    def _streams(self) -> tuple[tuple[str, int], ...]:
-        return (self._keys.recent, RECENT_MOST), (self._keys.worst, WORST_MOST)
+    async def _streams(self) -> list[bytes]:
+        recent = await self._source.records(self._keys.recent, RECENT_MOST)
+        return [*recent, *await self._source.records(self._keys.worst, WORST_MOST)]
 
     def _record(self, data: bytes, holds: bytes = b"") -> Record | None:
         try:

@@ -273,12 +273,23 @@ def test_a_record_is_found_by_each_of_its_names() -> None:
     for record in records:
         memory.record(record)
     memory.streams[KEYS.recent].insert(3, b"nonsense")
-    asked = reader(memory, Ticks(UNIX))
+    asked = reader(memory, Ticks(UNIX), Ticks(step_ns=S))
     for name in ("id7", 'q"7', "t7"):
         assert run(asked.find(name)) == records[7], name
     for name in ("id", "other", "", "id77", "default"):  # parts, and what stands elsewhere in it
         assert run(asked.find(name)) is None, name
     assert asked.nonsense >= 1
+
+
+def test_who_looks_for_one_after_the_other_asks_redis_once_a_second() -> None:
+    memory, monotonic = Memory(), Ticks()
+    asked = reader(memory, Ticks(UNIX), monotonic)
+    for number in range(10):
+        assert run(asked.find(f"unknown{number}")) is None
+    assert memory.asked == 2
+    monotonic.now_ns += S
+    memory.record(settle(named(id="late"), "other").record)
+    assert run(asked.find("late")) is not None
 
 
 def test_all_records_are_read_once_each() -> None:
