@@ -378,7 +378,7 @@ def test_a_hung_collector_delays_the_end_by_its_deadline_only(protocol: str) -> 
         time.sleep(0)  # the exporter's thread may have taken its first batch, or not
         began = time.monotonic()
         traces.close(0.3)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 3.0  # the SDK itself would wait 30 s
         dropped = traces.dropped()[SPANS]
         assert 1200 - 512 <= dropped <= 1200
 
@@ -391,7 +391,7 @@ traces(numbered(600))
 time.sleep(0.2)
 began = time.monotonic()
 traces.close(0.3)
-print("closed", time.monotonic() - began < 1.0, flush=True)
+print("closed", time.monotonic() - began < 3.0, flush=True)
 """
 
 
@@ -405,11 +405,11 @@ def test_the_process_ends_while_the_collector_hangs(protocol: str, tmp_path: Pat
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
         )
         assert (done.returncode, done.stdout) == (0, "closed True\n"), done.stderr
         assert "Traceback" not in done.stderr
-        assert time.monotonic() - began < 15  # most of it imports; a minute if anything waited
+        assert time.monotonic() - began < 25  # most of it imports; half a minute more if anything waited
 
 
 # ---------------------------------------------------------------- gRPC
