@@ -92,6 +92,7 @@ class Writer:
         self._due = False  # a round was packed and is not written
         self._announced: deque[bytes] = deque(maxlen=16)  # what may stand at ``host``
         self._all_again_ns: int | None = None
+        self._record_failed = False
 
     # ------------------------------------------------------------ the task
 
@@ -113,11 +114,11 @@ class Writer:
             self.book.advance(self.now_ns())
             if self._monotonic_ns() >= self._round_at_ns:
                 await self.pack()
+            await self._ready_records()
             if not self.health.waiting:
                 await self._talk()
         except StoreError as error:
             self.health.failed(error.reason)
-            await self._ready_records()
             if error.reason != _OF_ONE_KEY:
                 self._unsure = True
                 await self._store.reset()
@@ -225,7 +226,6 @@ class Writer:
         groups, backends = self._picture()
         now = NowValue(LAYOUT, self.identity.host, self.now_ns(), groups, backends)
         await self._store.write_now(self.identity.incarnation, encode(now))
-        await self._ready_records()
         batch = self.records.waiting()
         if batch.recent or batch.worst:
             await self._store.add_records(batch.recent, batch.worst)
@@ -254,8 +254,13 @@ class Writer:
             self.book.advance(self.now_ns())
 
     async def _ready_records(self) -> None:
-        for _ in self.records.ready():
-            await asyncio.sleep(0)
+        try:
+            for _ in self.records.ready():
+                await asyncio.sleep(0)
+        except Exception as error:  # a record that cannot be built must not keep the slots back
+            if not self._record_failed:
+                tasks.report("sharing a record", error)
+            self._record_failed = True
 
 
 def _chunks(packed: Sequence[Packed]) -> list[list[Packed]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -118,6 +119,25 @@ def test_a_lost_control_process_is_told_by_the_next(server: RedisServer) -> None
         assert decode_host(told).lost == {"settled_before_write": 3}
 
     asyncio.run(script())
+
+
+def test_a_record_that_cannot_be_built_keeps_nothing_else_back(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script() -> None:
+        controller = controller_of()
+        fleet = joined(server.url, controller)
+        worker = controller.hello(Hello(1, 0, 1, "w0", 1, 0, 0))
+        controller.facts(worker, [just_now(facts(seq=1))])
+        fleet([SimpleNamespace(score=None)])  # type: ignore[list-item]
+        fleet.writer._round_at_ns = 0
+        await fleet.writer.tick()
+        assert fleet.state().status == "ok"
+        assert fleet.state().acknowledged["requests"] == 1
+        await fleet.close(1)
+
+    asyncio.run(script())
+    assert caplog.text.count("sharing a record failed: AttributeError") == 1
 
 
 @pytest.mark.parametrize("url", ["redis://user:hunter2@127.0.0.1:1", "unix:///nowhere/redis.sock"])
