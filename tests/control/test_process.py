@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,10 @@ import httpx
 import pytest
 import trustme
 
-from proxy.link import Ack, FactsBatch, Frames, Table, Up, decode_down, frame
+from proxy.config import Boot, load
+from proxy.control import controller
+from proxy.link import Ack, FactsBatch, Frames, Table, Up, Usage, decode_down, frame
+from proxy.tasks import child
 from tests.control.facts import at, facts, streamed
 from tests.control.test_workers import beat, hello, now
 from tests.helpers.procs import eventually
@@ -194,6 +198,30 @@ def _write_certificate(certificate: Path, key: Path) -> None:
     issued = trustme.CA().issue_cert("localhost")
     issued.private_key_pem.write_to_path(key)
     issued.cert_chain_pems[0].write_to_path(certificate)
+
+
+def test_the_tick_fits_the_prefill_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to ask for a curve: the drift from a frozen one would stand still otherwise."""
+    monkeypatch.setattr(controller, "_TICK_S", 0.001)
+    boot: Boot = {"file": None, "flags": {"upstream": "http://127.0.0.1:1"}}
+    with socket.create_server(("127.0.0.1", 0)) as admin, socket.socket(socket.AF_UNIX) as link:
+        process = controller.Process(boot, load(boot), admin, link)
+        usage = Usage(prompt=100, output=2)
+        process.controller.feed(FactsBatch([streamed(at(80), at(120), end_ms=130, of={"usage": usage})]))
+        (learned,) = process.controller.prefills.pairs.values()
+        assert (learned.taught, learned.fit) == (1, None)
+
+        async def ticks() -> None:
+            ticking = child(process._tick())
+            for _ in range(5_000):
+                if learned.fit is not None:
+                    break
+                await asyncio.sleep(0.002)
+            ticking.cancel()
+
+        asyncio.run(ticks())
+    assert learned.fit is not None
+    assert learned.fit.seen == 1
 
 
 def test_draining_is_said_and_the_admin_api_goes_on(running: Running) -> None:
