@@ -52,6 +52,7 @@ FIGURES = (
     Figure("memory", "rss_data_mb", "memory at 1,000 streams, data process", "MB"),
     Figure("memory", "rss_mb", "memory at 1,000 streams, all", "MB"),
     Figure("paced scraped", "p99_us", "scraped each second: delay added, p99", "us", added=True),
+    Figure("paced summaries", "p99_us", "summaries read: delay added, p99", "us", added=True),
     Figure("saturated scraped", "cpu_us_per_unit", "scraped each second: CPU per chunk", "us"),
     Figure("bodies 100 KB", "per_s", "requests with 100 KB per second", "/s"),
     Figure("bodies 100 KB", "cpu_us_per_unit", "CPU per request with 100 KB", "us"),
@@ -86,7 +87,8 @@ class Results:
         for number in self.rounds:
             value = self._value(figure, figure.load, target, number)
             # a scraped load is compared with the same load on the direct way, which has nothing to scrape
-            base = self._value(figure, figure.load.removesuffix(" scraped"), "direct", number)
+            plain = figure.load.removesuffix(" scraped").removesuffix(" summaries")
+            base = self._value(figure, plain, "direct", number)
             if value is None or (figure.added and base is None):
                 continue
             if figure.added and target != "direct":

@@ -14,6 +14,7 @@ class Load:
     mode: str  # "stream" | "requests"
     arguments: str
     scraped: bool = False  # /metrics is read once a second meanwhile: targets with an admin listener only
+    summaries: bool = False  # /api/summary of several windows is read meanwhile, 200 groups booked before
     tls: str | None = None  # "off" | "on": by the Python client, targets that speak TLS only
     asked: bool = False  # only where it is named
 
@@ -52,6 +53,14 @@ LOADS = (
         "--connections 1000 --events 8 --interval-us 1000000 --spread-ms 2000 --seconds 40",
     ),
     Load("paced scraped", "as paced, /metrics read each second", "stream", PACED, scraped=True),
+    Load(
+        "paced summaries",
+        "as paced, 200 groups booked, five summaries a second over windows from 1 min to 1 d",
+        "stream",
+        PACED,
+        summaries=True,
+        asked=True,
+    ),
     Load("saturated scraped", "as saturated, /metrics read each second", "stream", SATURATED, scraped=True),
     Load(
         "bodies 100 KB",

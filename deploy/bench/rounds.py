@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from deploy.bench.backing import backing, kept_busy, scraping
 from deploy.bench.loads import Load
 from deploy.bench.processes import Cores, command_line, cpu_ns, family, free_port, pinned, rss_bytes, started
 from deploy.bench.programs import BenchError, Programs, make_certificate
+from deploy.bench.summaries import summaries
 from deploy.bench.targets import Command, Target, legato_tls
 
 Row = dict[str, Any]
@@ -90,7 +91,7 @@ def _measure_all(
 
 
 def _fits(load: Load, target: Target) -> bool:
-    return (not load.scraped or target.admin) and (load.tls is None or target.tls)
+    return (not (load.scraped or load.summaries) or target.admin) and (load.tls is None or target.tls)
 
 
 @contextmanager
@@ -158,8 +159,7 @@ def measure(bench: Bench, instance: Running, load: Load) -> Row:
         peak["all"] = max(peak["all"], rss_bytes(instance.pids()))
         peak["data"] = max(peak["data"], rss_bytes(instance.data_pids()))
 
-    meanwhile = scraping(instance.admin_port) if load.scraped else nullcontext()
-    with meanwhile:
+    with _meanwhile(instance, load):
         busy_before, at = _core_busy_s(bench.cores.proxy), time.monotonic()
         used_before, data_before = cpu_ns(instance.pids()), cpu_ns(instance.data_pids())
         row = _client(bench, _client_command(bench, instance, load), sample)
@@ -179,6 +179,13 @@ def measure(bench: Bench, instance: Running, load: Load) -> Row:
         "rss_mb": round(peak["all"] / 1e6, 1) if proxied else None,
         "rss_data_mb": round(peak["data"] / 1e6, 1) if proxied else None,
     }
+
+
+def _meanwhile(instance: Running, load: Load) -> AbstractContextManager[None]:
+    """What is read from the admin listener while the load runs."""
+    if load.summaries:
+        return summaries(instance.port, instance.admin_port)
+    return scraping(instance.admin_port) if load.scraped else nullcontext()
 
 
 def _client_command(bench: Bench, instance: Running, load: Load) -> list[str]:

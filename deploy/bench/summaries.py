@@ -1,0 +1,52 @@
+"""What is read from the admin listener beside the load ``paced summaries``."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import cycle
+from typing import Final
+
+WINDOWS: Final = ("1m", "5m", "15m", "47m", "1h", "7h", "1d")
+MODELS: Final = 200
+_EACH: Final = 5
+_EVERY_S: Final = 0.2
+
+
+@contextmanager
+def summaries(port: int, admin_port: int) -> Iterator[None]:
+    """Streams of 200 models first, so that the books hold all groups that there may be; then, meanwhile,
+    the summary of one window after another, five a second."""
+    for number in range(MODELS * _EACH):
+        _stream(port, f"m{number % MODELS}")
+    stop = threading.Event()
+
+    def read() -> None:
+        turn = cycle(WINDOWS)
+        while not stop.wait(_EVERY_S):
+            url = f"http://127.0.0.1:{admin_port}/api/summary?window={next(turn)}"
+            with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+                answer.read()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _stream(port: int, model: str) -> None:
+    wish = "bench:n=3,interval_us=1000,delay_us=0,lockstep=0,slot=0000 "
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": wish}]}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        data=json.dumps(body, separators=(",", ":")).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with suppress(OSError), urllib.request.urlopen(request, timeout=10) as answer:
+        answer.read()
