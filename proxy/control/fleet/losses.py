@@ -59,10 +59,16 @@ class Losses:
         """Of whom Redis must be asked."""
         return list(self._acked)
 
-    def answered(self, seen: Sequence[int | None]) -> None:
-        """What Redis has of those in ``asked``."""
-        for worker, number in zip(self.asked, seen, strict=True):
-            self.settled_before_write += max(self._acked.pop(worker) - (number or 0), 0)
+    def answered(self, asked: Sequence[str], seen: Sequence[int | None]) -> None:
+        """What Redis has of those; others may have come, and some have gone, since it was asked.
+
+        What is counted here is known to be lost: were it not noted in ``seen``, the next one would count it too.
+        """
+        for worker, number in zip(asked, seen, strict=True):
+            acked = self._acked.pop(worker, None)
+            if acked is not None:
+                self.settled_before_write += max(acked - (number or 0), 0)
+                self.seen(worker, acked)
 
     # ------------------------------------------------------------ what this one has written
 

@@ -161,8 +161,9 @@ class Writer:
         if self._due or troubled:
             asked_ns = self._unix_ns()
             self.offset.measured(await self._store.time_ns(), asked_ns, self._unix_ns())
-            if self.losses.asked:
-                self.losses.answered(await self._store.seen(self.losses.asked))
+            asked = self.losses.asked
+            if asked:
+                self.losses.answered(asked, await self._store.seen(asked))
             await self._follow_clock()
             if self._unsure:
                 self.outbox.again(self._monotonic_ns() - _UNSURE_NS)

@@ -81,7 +81,7 @@ def test_of_a_worker_that_is_looked_up_nothing_is_written_before_the_answer() ->
     losses.packed()
     assert losses.due(0) == {}
     assert losses.asked == ["w"]
-    losses.answered([20])
+    losses.answered(["w"], [20])
     assert losses.settled_before_write == 10
     assert losses.due(0) == {"w": 31}
 
@@ -90,8 +90,39 @@ def test_of_a_worker_that_is_looked_up_nothing_is_written_before_the_answer() ->
 def test_what_redis_does_not_know_counts_as_lost(acked: int, seen: int | None, lost: int) -> None:
     losses = Losses()
     losses.hello("w", acked)
-    losses.answered([seen])
+    losses.answered(["w"], [seen])
     assert losses.settled_before_write == lost
+
+
+def test_a_worker_that_comes_while_redis_is_asked_is_asked_for_next() -> None:
+    losses = Losses()
+    losses.hello("one", 7)
+    asked = losses.asked
+    losses.hello("two", 20)
+    losses.answered(asked, [5])
+    assert (losses.settled_before_write, losses.asked) == (2, ["two"])
+
+
+def test_answers_are_those_of_who_was_asked_for_though_one_is_forgotten_meanwhile() -> None:
+    losses = Losses()
+    losses.hello("gone", 1_000)
+    losses.hello("stays", 7)
+    asked = losses.asked
+    for number in range(254):  # as many as are remembered, but for one
+        losses.seen(f"w{number}", 1)
+    losses.seen("stays", 8)
+    losses.seen("one more", 1)
+    losses.answered(asked, [1_000, 5])
+    assert losses.settled_before_write == 2
+
+
+def test_what_was_counted_as_lost_is_not_counted_by_the_next_one_too() -> None:
+    losses = Losses()
+    losses.hello("w", 30)
+    losses.answered(["w"], [20])
+    losses.packing()
+    losses.packed()
+    assert losses.due(0) == {"w": 30}
 
 
 def test_a_link_that_comes_back_is_not_looked_up_and_workers_are_bounded() -> None:

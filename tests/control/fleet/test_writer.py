@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -500,6 +500,26 @@ def test_the_look_up_waits_for_redis_and_nothing_is_overwritten_before(server: R
         await host.round()
         assert host.writer.losses.settled_before_write == 4
         assert server.ask("GET", KEYS.seen("w0")) == b"12"
+        await host.store.close(1)
+
+    run(script())
+
+
+def test_a_worker_that_connects_while_redis_is_asked_is_no_error(server: RedisServer) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        host.writer.losses.hello("w0", 9)
+        asked = host.store.seen
+
+        async def meanwhile(workers: Sequence[str]) -> list[int | None]:
+            host.writer.losses.hello("w1", 5)
+            return await asked(workers)
+
+        host.store.seen = meanwhile  # type: ignore[method-assign]
+        await host.round()
+        assert host.status() == ("ok", None)
+        await host.round()
+        assert host.writer.losses.settled_before_write == 9 + 5
         await host.store.close(1)
 
     run(script())
