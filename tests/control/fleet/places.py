@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -116,7 +117,11 @@ def sentinel() -> Iterator[Place]:
             found.patience(0.3)
             found.master.kill()
 
-        yield Place(found.url, lambda: [found.current()], crash, found.failover, keeps=True)
+        def back() -> None:
+            found.failover()
+            found.patience(60)  # as before: to clients a master that counts as down is none
+
+        yield Place(found.url, lambda: [found.current()], crash, back, keeps=True)
 
 
 @contextmanager
@@ -198,11 +203,12 @@ class Pod:
         await self.fleet.writer.tick()
         return self.fleet.state().status
 
-    async def well(self, most: int = 60) -> None:
-        """Rounds until everything is written."""
+    async def well(self, most: int = 200) -> None:
+        """Rounds until everything is written; real servers need real time between those that fail."""
         for _ in range(most):
             if await self.round(2.0) == "ok" and not self.fleet.state().waiting_slots:
                 return
+            await asyncio.sleep(0.05)
         raise AssertionError(self.fleet.state())
 
 
