@@ -31,13 +31,27 @@ class _LastWords(logging.Handler):
         if len(self.by_thread) > 64:  # threads that are gone
             self.by_thread.clear()
         try:
-            said = record.getMessage()[:_REASON_LIMIT]
+            said = _said(record)[:_REASON_LIMIT]
         except (TypeError, ValueError):  # a message that does not fit its arguments is nobody's reason
             return
         thread = threading.get_ident()
         before = self.by_thread.get(thread, ())
         # The first says why, the last what came of it: that retries were in vain.
         self.by_thread[thread] = (*before[:1], said)
+
+
+def _said(record: logging.LogRecord) -> str:
+    """The message.  Of errors in it only the words of the network's: others quote what they cannot use, as
+    ``InvalidHeader`` does a header's value (it is an ``OSError`` too, in ``requests``)."""
+    given = record.args
+    if not given or not isinstance(given, tuple):
+        return record.getMessage()
+    return str(record.msg) % tuple(
+        type(each).__name__
+        if isinstance(each, BaseException) and (isinstance(each, ValueError) or not isinstance(each, OSError))
+        else each
+        for each in given
+    )
 
 
 _words = _LastWords()

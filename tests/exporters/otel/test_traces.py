@@ -311,6 +311,18 @@ def test_a_file_that_cannot_be_used_is_said_without_what_is_in_it(
     traces.close(1)
 
 
+def test_a_key_that_is_no_header_stands_in_no_log(
+    collector: Receiver, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20SECRET%0Ax")
+    traces = make(collector.url)
+    traces([chat()])
+    eventually(lambda: traces.failures() == {EXPORTER: 1})
+    eventually(lambda: len(told) == 1)
+    assert told[0].endswith("reason: InvalidHeader")
+    traces.close(1)
+
+
 def harmless(traces: Traces, told: list[str], words: str) -> None:
     """It takes what comes, counts it as dropped, said why once, and ends."""
     batch = numbered(3)

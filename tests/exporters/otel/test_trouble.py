@@ -6,6 +6,8 @@ import logging
 import threading
 
 import pytest
+import requests
+from requests.exceptions import InvalidHeader, InvalidURL
 
 from proxy.exporters.otel.trouble import Trouble, last_words, silence_sdk
 
@@ -32,6 +34,22 @@ def silent() -> None:
 def test_whose_words_may_be_shown(name: str, shown: bool) -> None:
     logging.getLogger(name).warning("Bearer %s", "SECRET")
     assert last_words() == ("Bearer SECRET" if shown else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (requests.ConnectionError("Connection refused"), "Connection refused"),
+        (TimeoutError("timed out"), "timed out"),
+        (InvalidHeader("reserved character(s) in header value: 'Bearer SECRET\\nx'"), "InvalidHeader"),
+        (InvalidURL("Failed to parse: http://user:SECRET@proxy:port"), "InvalidURL"),
+        (RuntimeError("SECRET"), "RuntimeError"),
+    ],
+    ids=repr,
+)
+def test_of_errors_only_the_networks_are_quoted(error: Exception, shown: str) -> None:
+    EXPORTERS.error("Failed to export %s batch code: %s, reason: %s", "spans", None, error)
+    assert last_words() == f"Failed to export spans batch code: None, reason: {shown}"
 
 
 def test_the_first_says_why_and_the_last_what_came_of_it() -> None:
