@@ -2,19 +2,22 @@
 
 Times are numbers of slots: a *ten* is 10 s, 6 of them a minute, 360 an hour.  Tens are closed, then rolled
 up to minutes and these to hours; each step is kept in runs of its own (``codec.py``): the tens of a minute,
-the minutes of an hour, and each hour by itself.
+20 minutes, and each hour by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from scoring import codec
+from scoring.marks import Marks
 from scoring.slot import Slot
 
 MINUTE: Final = 6
 HOUR: Final = 360
+#: Minutes in a run: the fewer, the less is read for the edge of a window; 20 take 3% more than 60.
+RUN: Final = 20
 #: What a packed run costs beside its bytes: the object's head, its places in two dicts, its keys.
 _OVERHEAD: Final = 200
 
@@ -83,6 +86,13 @@ class Shelf:
         if slots:
             self.put(run, codec.pack_run(slots), 0)
 
+    def any(self, low: int, high: int) -> bool:
+        """Whether anything lies in the tens from ``low`` to ``high`` - 1, both on the bounds of runs."""
+        low, high = low // self.step, high // self.step
+        return any(low <= run * self.length < high for run in self.runs) or any(
+            low <= number < high for number in self.singles
+        )
+
     def read(self, low: int, high: int, into: Sink) -> None:
         """Merge the slots that lie in the tens from ``low`` to ``high`` - 1, both on this step's bounds."""
         low, high = low // self.step, high // self.step
@@ -129,16 +139,27 @@ class Ring:
     goes to ``above`` too, the ring of all groups, which so has everything but what is open in theirs.
     """
 
-    __slots__ = ("above", "hours", "minutes", "open", "rolled_hours", "rolled_minutes", "tens", "usual")
+    __slots__ = (
+        "above",
+        "hours",
+        "marks",
+        "minutes",
+        "open",
+        "rolled_hours",
+        "rolled_minutes",
+        "tens",
+        "usual",
+    )
 
     def __init__(self, closed: int, above: Ring | None = None) -> None:
         self.above = above
         self.open: dict[int, Slot] = {}
         self.tens = Shelf(1, MINUTE)
-        self.minutes = Shelf(MINUTE, HOUR // MINUTE)
+        self.minutes = Shelf(MINUTE, RUN)
         self.hours = Shelf(HOUR, 1)
         self.rolled_minutes = closed // MINUTE * MINUTE
         self.rolled_hours = closed // HOUR * HOUR
+        self.marks = Marks(closed)
         self.usual = 0  # bytes that an open slot comes to, lately
 
     @property
@@ -155,7 +176,7 @@ class Ring:
     def held(self) -> int:
         """Bytes of all that is kept; of open slots what they will come to if they become as usual."""
         live = sum(slot.nbytes for slot in self.open.values())
-        return sum(shelf.held for shelf in self.shelves) + max(live, 2 * self.usual)
+        return sum(shelf.held for shelf in self.shelves) + self.marks.held + max(live, 2 * self.usual)
 
     def slot(self, ten: int) -> Slot:
         """The open slot of that ten."""
@@ -176,8 +197,12 @@ class Ring:
                 effort += 8
                 self._roll(self.tens, minute, self.minutes, self.rolled_hours)
         self.rolled_minutes = max(self.rolled_minutes, closed // MINUTE * MINUTE)
-        for hour in sorted({minute // 60 for minute in self.minutes.singles}):
-            if (hour + 1) * HOUR <= closed:
+        for run in {minute // RUN for minute in self.minutes.singles}:
+            if (run + 1) * RUN * MINUTE <= closed:
+                effort += 8
+                self.minutes.seal(run)
+        for hour in range(self.rolled_hours // HOUR, closed // HOUR):
+            if self.minutes.any(hour * HOUR, (hour + 1) * HOUR):
                 effort += 80
                 self._roll(self.minutes, hour, self.hours, closed)
         self.rolled_hours = max(self.rolled_hours, closed // HOUR * HOUR)
@@ -193,6 +218,10 @@ class Ring:
         the bounds must lie on theirs.
         """
         self.read_open(low, high, into)
+        self.read_closed(low, high, step, into)
+
+    def read_closed(self, low: int, high: int, step: int, into: Sink) -> None:
+        """The same but for open slots."""
         for a, b in self._by(self.hours, low, high, step, self.rolled_hours, into):
             for c, d in self._by(self.minutes, a, b, step, self.rolled_minutes, into):
                 self.tens.read(c, d, into)
@@ -202,6 +231,20 @@ class Ring:
         for ten, slot in self.open.items():
             if low <= ten < high:
                 into(ten).merge(slot)
+
+    def closed_since(self, low: int, fits: Callable[[int], bool], into: Slot) -> None:
+        """Merge all that closed and ended from the ten ``low`` on, by way of a mark that ``fits``."""
+        begin = self.marks.since(low, fits, into)
+        self.read_closed(low, begin, 0, lambda _: into)
+
+    def follow(self, closed: int, floor: int, old_apart: int) -> Iterator[int]:
+        """Let the marks follow the clock (``Marks.follow``)."""
+        levels = self.minutes.levels
+
+        def level_of(mark: int) -> int:
+            return levels.get(mark // (MINUTE * RUN), 0)
+
+        return self.marks.follow(closed, floor, old_apart, level_of)
 
     @staticmethod
     def _by(
@@ -223,6 +266,8 @@ class Ring:
         if self.above is not None:
             for ten, slot in closing.items():
                 self.above.slot(ten).merge(slot)
+        for ten, slot in closing.items():
+            self.marks.closed(ten, slot)
         minutes: dict[int, Slot] = {}
         hours: dict[int, Slot] = {}
         for ten, slot in closing.items():
@@ -238,8 +283,11 @@ class Ring:
 
     @staticmethod
     def _roll(shelf: Shelf, run: int, above: Shelf, sealed: int) -> None:
-        """Make one slot for the shelf above of a run of this one, and seal it."""
+        """Make one slot for the shelf above of the slots of this one, and seal their runs."""
         whole = Slot()
-        shelf.read(run * above.step, (run + 1) * above.step, lambda _: whole)
-        shelf.seal(run)
+        low, high = run * above.step, (run + 1) * above.step
+        shelf.read(low, high, lambda _: whole)
+        of_run = shelf.step * shelf.length
+        for each in range(low // of_run, high // of_run):
+            shelf.seal(each)
         above.add({run: whole}, sealed)

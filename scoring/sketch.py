@@ -50,11 +50,12 @@ _MOST: Final = 1 << 48  # of one value at a time: counts are int64
 class LogHistogram:
     """Counts of values >= 0 in buckets of at most 1/64 relative width (level 0)."""
 
-    __slots__ = ("_counts", "_first", "level", "maximum", "minimum", "sum", "zeros")
+    __slots__ = ("_counts", "_cumulated", "_first", "level", "maximum", "minimum", "sum", "zeros")
 
     def __init__(self) -> None:
         self._first = 0  # the bucket of _counts[0]
         self._counts: Counts = _NONE
+        self._cumulated: Counts | None = None  # sums of _counts, since somebody asked until they change
         self.level = 0
         self.zeros = 0
         self.sum: float = 0
@@ -64,7 +65,8 @@ class LogHistogram:
     @property
     def count(self) -> int:
         """How many values were added."""
-        return self.zeros + int(self._counts.sum())
+        sums = self._cumulated
+        return self.zeros + int(self._counts.sum() if sums is None or not len(sums) else sums[-1])
 
     @property
     def buckets(self) -> int:
@@ -98,6 +100,7 @@ class LogHistogram:
             if not 0 <= place < len(self._counts):
                 place = self._reach(index, index)
             self._counts[place] += times
+            self._cumulated = None
             if self.level:
                 low, high = _edge(index, self.level), _edge(index + 1, self.level)
         self._extend(low, high, value * times)
@@ -130,6 +133,7 @@ class LogHistogram:
                 self._take(first, counts)
             else:
                 self._first, self._counts = first, counts
+                self._cumulated = None
             if self.level:
                 low = 0 if low == 0 else _edge(first, self.level)
                 high = _edge(first + len(counts), self.level)
@@ -154,6 +158,7 @@ class LogHistogram:
         if step <= 0:
             return
         self._first, self._counts = _coarser(*self.dense(), step)
+        self._cumulated = None
         self.level += step
         self.minimum, self.maximum = self._edges() or (None, None)
 
@@ -165,6 +170,8 @@ class LogHistogram:
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile (nearest rank) within ``relative_error``; ``None`` while nothing was added."""
+        if self._cumulated is None:  # for the other quantiles, which will be asked for, too
+            self._cumulated = self._counts.cumsum()
         return self.ranked(rank(q, self.count)) if self.count else None
 
     def ranked(self, place: int) -> float | None:
@@ -175,7 +182,9 @@ class LogHistogram:
             return 0
         if place == self.count and not self.level:
             return self.maximum
-        index = self._first + int(np.searchsorted(self._counts.cumsum(), place - self.zeros))
+        if self._cumulated is None:
+            self._cumulated = self._counts.cumsum()
+        index = self._first + int(self._cumulated.searchsorted(place - self.zeros))
         return min(max(_middle(index, self.level), self.minimum), self.maximum)
 
     def dense(self) -> tuple[int, Counts]:
@@ -267,6 +276,7 @@ class LogHistogram:
         if not 0 <= place <= len(self._counts) - len(counts):
             place = self._reach(first, last)
         self._counts[place : place + len(counts)] += counts
+        self._cumulated = None
 
     def _reach(self, low: int, high: int) -> int:
         """Make room for the buckets from ``low`` to ``high``; the place of ``low``."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from scoring.shelf import HOUR, MINUTE, Floors, Ring, Sink
+from scoring.marks import OLD_APART
+from scoring.shelf import HOUR, MINUTE, RUN, Floors, Ring, Sink
 from scoring.sketch import LEVEL_MAX
 from scoring.slot import Booking, Slot
 
@@ -27,6 +28,11 @@ _TENS_KEPT: Final = 360
 _HOURS_KEPT: Final = 24
 #: What one call of ``advance`` may do of what is due, in units of about 0.2 ms.
 _EFFORT: Final = 64
+#: And of letting the marks follow, in units of about 0.25 ms.
+_FOLLOW: Final = 16
+#: Marks may take this part of the budget; beyond it old ones are further apart.
+_MARKS_PART: Final = 8
+_APART_MOST: Final = 24 * HOUR
 #: A group with more slots open than this has old ones among them.
 _OPEN_MOST: Final = 8
 #: Kept free for the answers being made and for what grows between two looks.  From twice this on one run
@@ -86,6 +92,8 @@ class Windows:
         self._rings: dict[Key, Ring] = {}
         self._total = Ring(0)
         self._due: dict[Key | None, Ring] = {}  # closed slots to pack; None: the total
+        self._following: Iterator[int] | None = None  # the marks that are about to follow
+        self._apart = OLD_APART
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -102,6 +110,11 @@ class Windows:
         second, and before a batch of requests; a clock that goes back is ignored."""
         self._turn(now_ns)
         self._work(_EFFORT)
+        self._follow(_FOLLOW)
+
+    def turn(self, now_ns: int) -> None:
+        """Time went on, and somebody waits: nothing is done but to take note of it."""
+        self._turn(now_ns)
 
     def add(self, key: Key, at_ns: int, booking: Booking) -> None:
         """Book a request that ended at ``at_ns``; ``ValueError``, and nothing booked, for what is none."""
@@ -127,6 +140,36 @@ class Windows:
         if low < high:
             self._read(keys, low, high, 0, lambda _: slot)
         return View(slot, low * TEN_NS, high * TEN_NS)
+
+    def since(self, from_ns: int) -> tuple[int, int]:
+        """The bounds of all that ended from ``from_ns`` up to now, as those of a view; in nanoseconds."""
+        low, high = self._bounds(from_ns, 1 << 62)
+        return low * TEN_NS, high * TEN_NS
+
+    def version(self, key: Key | None) -> int | None:
+        """Another one once more of that group (``None``: of all) has closed; ``None``: there is nothing."""
+        ring = self._total if key is None else self._rings.get(key)
+        return None if ring is None else ring.marks.version
+
+    def closed_since(self, key: Key | None, start_ns: int) -> Slot:
+        """All that closed of a group (``None``: of all) and ended from ``start_ns``, a bound of ``since``.
+
+        A few merges, however long ago that is: what ended since the next mark is kept merged.
+        """
+        slot = Slot()
+        ring = self._total if key is None else self._rings.get(key)
+        if ring is not None:
+            ring.closed_since(start_ns // TEN_NS, lambda mark: not mark % self._grain(mark), slot)
+        return slot
+
+    def open_since(self, key: Key | None, start_ns: int, into: Slot) -> None:
+        """Merge what is beside it: what has not closed yet."""
+        low, high = start_ns // TEN_NS, 1 << 62
+        if key is None:
+            for ring in self._all():
+                ring.read_open(low, high, lambda _: into)
+        elif (ring := self._rings.get(key)) is not None:  # type: ignore[assignment]
+            ring.read_open(low, high, lambda _: into)
 
     def series(self, keys: Iterable[Key] | None, from_ns: int, to_ns: int, step_ns: int) -> list[View]:
         """The same cut at the multiples of a step, a multiple of 10 s (``ValueError`` otherwise).
@@ -237,6 +280,35 @@ class Windows:
         if looked and len(self._due) % 8 == 0:
             self._shed()
 
+    def _follow(self, effort: int) -> None:
+        while effort > 0:
+            if self._following is None:
+                late = [ring for ring in self._all() if ring.marks.due(self._closed)]
+                if not late:
+                    return
+                if min(ring.marks.near_to for ring in late) < self._closed - 2 * MINUTE:
+                    effort *= 16  # what is not merged yet takes memory
+                self._following = self._follow_all(late)
+            took = next(self._following, None)
+            if took is None:
+                self._following = None
+                self._space()
+                return
+            effort -= took
+
+    def _follow_all(self, rings: Iterable[Ring]) -> Iterator[int]:
+        for ring in rings:
+            yield from ring.follow(self._closed, self._floors.hours, self._apart)
+
+    def _space(self) -> None:
+        """Choose how far old marks are apart: by what they take."""
+        held = sum(ring.marks.held for ring in self._all())
+        if held > self._budget // _MARKS_PART:
+            self._apart = min(2 * self._apart, _APART_MOST)
+        elif held < self._budget // _MARKS_PART // 4:
+            self._apart = max(self._apart // 2, OLD_APART)
+        self._shed()
+
     def _shed(self) -> None:
         over = self.held_bytes + _SPARE - self._budget
         if -_SPARE < over <= 0:
@@ -252,7 +324,7 @@ class Windows:
     def _lower_one(self) -> int:
         """Lower the oldest run of the first stage that has one; the bytes that it freed, 0: there is none."""
         for stage, (shelf, level) in enumerate(_STAGES):
-            newest = self._closed // HOUR - 1 if stage < 3 else self._closed
+            newest = (self._closed // HOUR - 1) * (HOUR // MINUTE // RUN) if stage < 3 else self._closed
             found = [
                 (run, index, ring)
                 for index, ring in enumerate(self._all())

@@ -27,7 +27,6 @@ from proxy.control.timeseries import (
 )
 from proxy.control.windowed import MissRates, miss_rates, miss_rates_of, summarise_fleet, summarise_window
 from proxy.control.windows import DAY_NS
-from proxy.tasks import spawn
 from proxy.units import format_duration, parse_duration
 from scoring.window import TEN_NS
 
@@ -58,21 +57,14 @@ def window_of(text: str) -> int:
 
 
 class _Preparing:
-    """Merges a window in steps, so that the link and other readers have their turn between them."""
+    """Reads a window in steps, so that the link and other readers have their turn between them."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._renewing: dict[int, asyncio.Task[None]] = {}
 
     async def ready(self, window_ns: int) -> None:
-        """Returns when an answer takes no longer than an answer may; the next one is seen to."""
-        book, now_ns = self._controller.windows, self._controller.now_unix_ns()
-        if book.due(window_ns, now_ns) and window_ns not in self._renewing:
-            task = spawn(_stepwise(book.renew(window_ns, now_ns)), "window")
-            self._renewing[window_ns] = task
-            task.add_done_callback(lambda _: self._renewing.pop(window_ns, None))
-        if not book.has(window_ns, now_ns):
-            await asyncio.shield(self._renewing[window_ns])
+        """Returns when an answer takes no longer than an answer may."""
+        await _stepwise(self._controller.windows.prepare(window_ns, self._controller.now_unix_ns()))
 
 
 async def _stepwise(steps: Iterator[None]) -> None:
@@ -85,9 +77,8 @@ _Window = Annotated[
     Query(
         max_length=32,
         description="The stretch of time up to now, 10s to 1d, with its unit (`5m`, `1h`). Its old end is "
-        "moved outwards to a slot's (10 s in the last hour, 1 min before), by up to half a minute more where "
-        "the same window was asked a moment ago; over the fleet by at most a twentieth of the window (or "
-        "10 s): `covered_from` tells.",
+        "moved outwards to a slot's (10 s in the last hour, 1 min before); over the fleet by at most a "
+        "twentieth of the window (or 10 s): `covered_from` tells.",
         examples=["5m"],
     ),
 ]

@@ -1,9 +1,9 @@
 """Settled requests by the time of their end: the book from which any window of the last day is read.
 
 Beside the cumulative ledger, under the same labels.  A request is booked into the slot of its end on the wall
-clock; ``scoring.window`` keeps the slots.  Reading all groups over a long window takes longer than an answer
-may: what has closed is merged once, group by group, in steps between which the caller may do other work, and
-kept; an answer adds only what came since.
+clock; ``scoring.window`` keeps the slots, and what ended since many marks, so that any window takes a few
+merges for each group.  Still that is some 20 ms for all: what has closed is read group by group, in steps
+between which the caller may do other work; the answer adds what is open, all at one moment.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ from scoring.window import TEN_NS, View, Windows
 DAY_NS: Final = 86_400_000_000_000
 #: About so many miss-rate curves are computed per group and slot of 10 s, and at most twice as many.
 CURVES_A_SLOT: Final = 20
-#: What closed is merged anew once it is this old; until then an answer reads what came since beside it.
-_FRESH_NS: Final = TEN_NS
-#: Older than this nothing merged is used.
-_STALE_NS: Final = 3 * TEN_NS
-#: As ``scoring.window`` closes its slots, this long after their end.
-_GRACE_NS: Final = 2_000_000_000
-_KEPT_MOST: Final = 4
+#: What was read for an answer is kept so long, for the next that asks for the same.
+_KEPT_NS: Final = 3_000_000_000
+#: Of so many windows at most: 2.2 MB each where 64 groups are busy, in the memory that is kept free for it.
+_KEPT_MOST: Final = 3
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,6 +48,14 @@ class Booked(NamedTuple):
     key: GroupKey
     at_ns: int
     booking: Booking
+
+
+class _Read(NamedTuple):
+    """What closed of a window, and what had closed when it was read (``Windows.version``)."""
+
+    start_ns: int
+    made_ns: int
+    slots: dict[GroupKey | None, tuple[int | None, Slot]]  # ``None``: of all
 
 
 class _Sample:
@@ -80,11 +85,13 @@ class WindowBook:
         self.windows = Windows(GROUP_LIMIT, other=GroupKey(OTHER, OTHER, OTHER))
         self.windows.advance(now_ns)
         self._samples: dict[GroupKey, _Sample] = {}
-        self._closed: dict[int, Windowed] = {}  # by the length of the window, the latest asked last
+        self._read: dict[int, _Read] = {}  # by the length of the window
 
     def advance(self, now_ns: int) -> None:
         """Time went on; about once a second."""
         self.windows.advance(now_ns)
+        for window_ns in [each for each, kept in self._read.items() if not _fresh(kept, now_ns)]:
+            del self._read[window_ns]
 
     def add(self, key: GroupKey, settled: Settled) -> Booked:
         """Book a request under the key under which the ledger has it; returns what was booked, and when."""
@@ -105,61 +112,40 @@ class WindowBook:
         return tuple(key for key in self.windows.keys if isinstance(key, GroupKey))
 
     def prepare(self, window_ns: int, now_ns: int) -> Iterator[None]:
-        """Merge what ``read`` needs, one group a step; no step at all where it is there."""
-        if not self.has(window_ns, now_ns):
-            yield from self.renew(window_ns, now_ns)
-
-    def has(self, window_ns: int, now_ns: int) -> bool:
-        """Whether ``read`` answers without merging."""
-        kept = self._closed.get(window_ns)
-        return kept is not None and 0 <= now_ns - kept.end_ns < _STALE_NS
-
-    def due(self, window_ns: int, now_ns: int) -> bool:
-        """Whether it is time to ``renew`` a window, so that the next answer need not wait for it."""
-        kept = self._closed.get(window_ns)
-        return kept is None or not 0 <= now_ns - _GRACE_NS - kept.end_ns < _FRESH_NS
-
-    def renew(self, window_ns: int, now_ns: int) -> Iterator[None]:
-        """Merge what has closed of a window, one group a step."""
-        self.advance(now_ns)
-        # Both at the edge of a slot: what is read beside it later begins exactly where this ends.
-        from_ns = (now_ns - window_ns) // TEN_NS * TEN_NS
-        end_ns = max((now_ns - _GRACE_NS) // TEN_NS * TEN_NS, from_ns)
-        bounds = from_ns, end_ns
-        total = self.windows.view(None, *bounds)
-        groups: dict[GroupKey, Slot] = {}
-        for key in self.keys:
-            yield
-            view = self.windows.view((key,), *bounds)
-            if view.slot.requests:
-                groups[key] = view.slot
-        # Where nothing has been kept yet the view is empty, and says nothing of where it begins.
-        start_ns = total.start_ns if total.start_ns < total.end_ns else end_ns
-        self._closed.pop(window_ns, None)
-        self._closed[window_ns] = Windowed(total.slot, groups, start_ns, end_ns)
-        while len(self._closed) > _KEPT_MOST:
-            del self._closed[next(iter(self._closed))]
+        """Read what closed of a window, one group a step, none where it is there; ``read`` does the rest."""
+        self.windows.turn(now_ns)
+        start_ns, _ = self.windows.since(now_ns - window_ns)
+        kept = self._read.get(window_ns)
+        if kept is None or kept.start_ns != start_ns or not _fresh(kept, now_ns):
+            kept = self._read[window_ns] = _Read(start_ns, now_ns, {})
+            while len(self._read) > _KEPT_MOST:
+                del self._read[next(iter(self._read))]
+        for key in (None, *self.keys):
+            version = self.windows.version(key)
+            if key not in kept.slots or kept.slots[key][0] != version:
+                kept.slots[key] = version, self.windows.closed_since(key, start_ns)
+                yield
 
     def read(self, window_ns: int, now_ns: int) -> Windowed:
-        """Everything that ended in the last ``window_ns``; up to half a minute more at the old end."""
-        self.advance(now_ns)
+        """Everything that ended in the last ``window_ns``, from the start of a slot on."""
         for _ in self.prepare(window_ns, now_ns):
             pass
-        closed = self._closed[window_ns]
-        latest = self.windows.view(None, closed.end_ns, now_ns + 1)
-        latest.slot.merge(closed.total)
-        groups = {}
-        for key in dict.fromkeys((*closed.groups, *self.keys)):
-            slot = self.windows.view((key,), closed.end_ns, now_ns + 1).slot
-            if key in closed.groups:
-                slot.merge(closed.groups[key])
-            if slot.requests:
-                groups[key] = slot
-        return Windowed(latest.slot, groups, min(closed.start_ns, now_ns), now_ns)
+        kept = self._read[window_ns]
+        slots: dict[GroupKey | None, Slot] = {}
+        for key in (None, *self.keys):
+            slot = slots[key] = Slot()
+            slot.merge(kept.slots[key][1])
+            self.windows.open_since(key, kept.start_ns, slot)
+        groups = {key: slot for key, slot in slots.items() if key is not None and slot.requests}
+        return Windowed(slots[None], groups, min(kept.start_ns, now_ns), now_ns)
 
     def series(self, keys: Iterable[GroupKey] | None, from_ns: int, to_ns: int, step_ns: int) -> list[View]:
         """As ``Windows.series``."""
         return self.windows.series(keys, from_ns, to_ns, step_ns)
+
+
+def _fresh(kept: _Read, now_ns: int) -> bool:
+    return 0 <= now_ns - kept.made_ns < _KEPT_NS
 
 
 def booking_of(settled: Settled, miss_rates: Floats | None = None) -> Booking:

@@ -8,9 +8,8 @@ window must hold is then a sum over a list.  Run with ``-s`` to read what it cos
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -336,35 +335,35 @@ def least(do: Callable[[], object], times: int = 7) -> float:
     return min(spent)
 
 
-def merged(steps: Iterator[None]) -> tuple[float, float]:
-    """Seconds of all the steps in which a window is merged, and of the longest."""
-    spent, last = [], time.thread_time()
-    for _ in steps:
-        now = time.thread_time()
-        spent.append(now - last)
-        last = now
-    return sum(spent), max(spent)
-
-
 def answer(legato: Controller, window_ns: int) -> bytes:
     return msgspec.json.encode(summarise_window(legato, window_ns))
 
 
-def test_every_window_answers_in_time(run: Run) -> None:
-    clock, legato = run.clock, run.legato
-    slow = {}
-    for window_ns in (*WINDOWS, DAY_NS - 7 * S):
-        cold = [merged(legato.windows.renew(window_ns, clock.now_ns)) for _ in range(3)]
-        first_s, step_s = (min(each) for each in zip(*cold, strict=True))
-        # Merged a while ago: what came in the last 17 s or more is still to be read beside it.
-        merged(legato.windows.renew(window_ns, clock.now_ns - 15 * S))
-        answer_s = least(partial(answer, legato, window_ns))
-        print(
-            f"\n{window_ns // S:>6} s: {answer_s * 1e3:.1f} ms an answer; before the first "
-            f"{first_s * 1e3:.0f} ms in steps of at most {step_s * 1e3:.1f} ms", end="",
-        )  # fmt: skip
-        slow[window_ns] = max(answer_s, step_s)
-    assert {window_ns: s for window_ns, s in slow.items() if s >= ANSWER_S} == {}
+def cold(legato: Controller, window_ns: int) -> tuple[float, float]:
+    """Seconds of an answer for which nothing was read before, and of its longest step; this thread's."""
+    legato.windows._read.clear()
+    spent, last = [], time.thread_time()
+    for _ in legato.windows.prepare(window_ns, legato.now_unix_ns()):
+        now = time.thread_time()
+        spent.append(now - last)
+        last = now
+    answer(legato, window_ns)
+    return time.thread_time() - last + sum(spent), max(spent, default=0)
+
+
+def test_every_window_answers_in_time_the_first_time_it_is_asked(run: Run) -> None:
+    rng = np.random.default_rng(50)
+    anything = np.exp(rng.uniform(np.log(10), np.log(86_400), 40)).astype(int) * S
+    took, longest_s = [], 0.0
+    for window_ns in (*WINDOWS, 47 * MINUTE, 7 * HOUR, DAY_NS - 7 * S, *anything.tolist()):
+        tries = [cold(run.legato, window_ns) for _ in range(3)]
+        answer_s, step_s = (min(each) for each in zip(*tries, strict=True))
+        longest_s = max(longest_s, step_s)
+        print(f"\n{window_ns // S:>6} s: {answer_s * 1e3:.1f} ms, steps up to {step_s * 1e3:.1f} ms", end="")
+        took.append(answer_s)
+    assert np.median(took) < ANSWER_S
+    assert max(took) < 1.5 * ANSWER_S  # 40 ms on a quiet machine: a busy one makes processor time dearer, too
+    assert longest_s < ANSWER_S / 8
 
 
 def test_the_books_since_the_start_answer_in_time(run: Run) -> None:

@@ -72,17 +72,17 @@ def test_what_left_the_window_is_gone() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 9, 10, 11, 13, 29, 31, 61])
-def test_what_is_merged_and_what_came_since_overlap_nowhere(seconds: int) -> None:
+def test_what_closed_and_what_is_open_overlap_nowhere(seconds: int) -> None:
     clock = Clock(UNIX // (10 * S) * 10 * S)
     legato = control(clock)
     for _ in range(45):
         legato.feed(FactsBatch([ended(clock)]))
         clock.now_ns += S
-    assert requests(legato, HOUR) == 45  # merged once ...
+    assert requests(legato, HOUR) == 45  # read once ...
     for _ in range(seconds):
         legato.feed(FactsBatch([ended(clock)]))
         clock.now_ns += S
-    assert requests(legato, HOUR) == 45 + seconds  # ... and read beside it, or merged anew
+    assert requests(legato, HOUR) == 45 + seconds  # ... and read anew
     assert requests(legato, 10 * S) <= 10 + 12
 
 
@@ -184,13 +184,43 @@ def test_the_miss_curve_is_that_of_the_streams() -> None:
     assert rates[-1] == 0  # 1 s a token
 
 
-def test_at_most_four_windows_are_kept_merged() -> None:
+def test_what_was_read_is_kept_for_the_next_that_asks_and_not_for_long() -> None:
     clock = Clock()
     legato = control(clock)
     legato.feed(FactsBatch([ended(clock)]))
+    book = legato.windows
+    clock.now_ns += 15 * S
+    legato.sweep()
     for minutes in range(1, 9):
-        assert requests(legato, minutes * MINUTE) == 1
-    assert len(legato.windows._closed) == 4
+        assert len(list(book.prepare(minutes * MINUTE, clock.now_ns))) == 2  # all together, and the one group
+    assert list(book.prepare(8 * MINUTE, clock.now_ns)) == []
+    assert len(book._read) == 3
+    legato.feed(FactsBatch([ended(clock)]))  # is beside what closed, where it was
+    assert list(book.prepare(8 * MINUTE, clock.now_ns)) == []
+    assert requests(legato, 8 * MINUTE) == 2
+    clock.now_ns += 3 * S
+    legato.sweep()
+    assert not book._read
+
+
+def test_what_closes_between_the_steps_of_an_answer_is_counted_once() -> None:
+    clock = Clock(UNIX // (10 * S) * 10 * S)
+    legato = control(clock)
+    for name in ("llama", "mistral", "qwen"):
+        legato.feed(FactsBatch([ended(clock, model=name)]))
+    clock.now_ns += 11 * S  # still open
+    steps = legato.windows.prepare(HOUR, clock.now_ns)
+    next(steps)
+    next(steps)
+    clock.now_ns += 2 * S
+    legato.sweep()  # closed, after one group was read
+    legato.feed(FactsBatch([ended(clock, model="qwen")]))
+    list(steps)
+    read = legato.windows.read(HOUR, clock.now_ns)
+    assert {key.model: slot.requests for key, slot in read.groups.items()} == {
+        "llama": 1, "mistral": 1, "qwen": 2,
+    }  # fmt: skip
+    assert read.total.requests == 4
 
 
 def test_a_clock_that_was_set_back_loses_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -272,3 +273,26 @@ def test_a_whole_slot_can_be_folded_in() -> None:
 def test_there_must_be_a_group() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Windows(cap_groups=0)
+
+
+def test_what_ended_since_any_moment_is_the_view_of_it() -> None:
+    """By way of marks: whatever came late, stayed away or jumped, at every moment."""
+    windows, rng = Windows(cap_groups=3), random.Random(8)
+    now = START
+    for step in range(1_500):
+        now += rng.choice((1, 1, 7, 30, 61)) * SECOND if step % 200 else 4_000 * SECOND
+        windows.advance(now)
+        key = rng.choice("aab" if step % 300 < 250 else "c")
+        late_s = rng.choice((0, 0, 0, 0, 15, 100, 700, 5_000))
+        windows.add(key, now - late_s * SECOND, one(rng.randrange(1, 9)))
+        if step % 7 == 0:
+            for key_asked in (None, "a", "b", "c"):
+                age_s = round(10 ** rng.uniform(0, 4.9))
+                start, end = windows.since(now - age_s * SECOND)
+                found = windows.closed_since(key_asked, start)
+                windows.open_since(key_asked, start, found)
+                view = windows.view(None if key_asked is None else [key_asked], now - age_s * SECOND, now + 1)
+                assert (view.start_ns, view.end_ns) == (start, end)
+                assert codec.pack(found) == codec.pack(view.slot), (step, key_asked, age_s)
+    assert all(len(ring.marks._far) > 20 for key, ring in windows._rings.items() if key != "c")
+    assert all(len(ring.marks._late) <= 7 for ring in windows._rings.values())
