@@ -32,7 +32,8 @@ from proxy.link import Table
 #: The names in ``vocabulary.EXPORTER`` and ``vocabulary.DROPPED``.
 EXPORTER: Final = "otlp_traces"
 SPANS: Final = "spans"
-_QUEUE: Final = 2048  # the SDK's default, and OTEL_BSP_MAX_QUEUE_SIZE's
+#: Of the variables ``OTEL_BSP_...``: what holds without them, as in the SDK.
+_BSP: Final = {"MAX_QUEUE_SIZE": 2048, "MAX_EXPORT_BATCH_SIZE": 512, "SCHEDULE_DELAY": 5000}
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -72,13 +73,19 @@ class Traces:
             Conventions.of(variables),
             lambda name: self._servers.get(name),
         )
-        self._room = _queue_size(variables)
+        self._room = max(_bsp(variables, "MAX_QUEUE_SIZE"), 2)  # a request has two spans
         self._exporter: _Watched | None = None
         try:
             wire = wire_of(otel, "traces", variables)
             self._trouble = Trouble(f"spans to {wire.endpoint}")
             self._exporter = _Watched(_exporter(wire), self._trouble)
-            self._processor = BatchSpanProcessor(self._exporter, max_queue_size=self._room)
+            self._processor = BatchSpanProcessor(
+                self._exporter,
+                max_queue_size=self._room,
+                schedule_delay_millis=_bsp(variables, "SCHEDULE_DELAY"),
+                # The SDK refuses batches larger than the queue: a small queue alone would end all spans.
+                max_export_batch_size=min(_bsp(variables, "MAX_EXPORT_BATCH_SIZE"), self._room),
+            )
         except ImportError:
             self._trouble.failed("otel.protocol grpc needs the extra: pip install 'legato[grpc]'")
         except WireError as error:
@@ -214,12 +221,13 @@ def _exporter(wire: Wire) -> SpanExporter:
     return Http(**wire.http_options())
 
 
-def _queue_size(variables: Mapping[str, str]) -> int:
+def _bsp(variables: Mapping[str, str], name: str) -> int:
+    """One of the batch processor's variables; a value that is none is passed over, as they ask for."""
     try:
-        size = int(variables.get("OTEL_BSP_MAX_QUEUE_SIZE", ""))
+        value = int(variables.get(f"OTEL_BSP_{name}", ""))
     except ValueError:
-        return _QUEUE
-    return size if size > 0 else _QUEUE
+        return _BSP[name]
+    return value if value > 0 else _BSP[name]
 
 
 def span_id_of(span: ReadableSpan) -> str | None:

@@ -274,13 +274,30 @@ def test_a_full_queue_drops_and_counts(collector: Receiver, monkeypatch: pytest.
     assert traces.dropped() == {SPANS: 90}
 
 
-def test_a_queue_smaller_than_its_batch_is_a_setting_that_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, collector: Receiver, told: list[str]
+@pytest.mark.parametrize(
+    ("variables", "largest"),
+    [
+        ({"MAX_QUEUE_SIZE": "2"}, 2),  # smaller than a batch, which the SDK refuses
+        ({"MAX_QUEUE_SIZE": "1"}, 2),  # a request has two spans
+        ({"MAX_QUEUE_SIZE": "-5", "MAX_EXPORT_BATCH_SIZE": "0"}, 2),
+        ({"MAX_EXPORT_BATCH_SIZE": "1"}, 1),
+        ({"SCHEDULE_DELAY": "0", "MAX_EXPORT_BATCH_SIZE": "2"}, 2),
+        ({"SCHEDULE_DELAY": "often", "MAX_EXPORT_BATCH_SIZE": "2"}, 2),
+    ],
+    ids=str,
+)
+def test_no_variable_of_the_batches_ends_the_spans(
+    variables: dict[str, str], largest: int, monkeypatch: pytest.MonkeyPatch, collector: Receiver
 ) -> None:
-    """The SDK refuses it: its batches hold 512."""
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"OTEL_BSP_{name}", value)
     traces = make(collector.url)
-    harmless(traces, told, "ValueError")
+    for number in (1, 2):
+        traces(numbered(1, number))
+        eventually(lambda number=number: len(collector.spans()) == 2 * number)  # type: ignore[misc]
+    assert max(len(spans_in(request.message)) for request in collector.requests) <= largest
+    traces.close(5)
+    assert (traces.failures(), traces.dropped()) == ({EXPORTER: 0}, {SPANS: 0})
 
 
 def test_grpc_without_its_extra_is_said_and_harms_nothing(
