@@ -198,38 +198,43 @@ class LinkServer:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                try:
-                    self.fold_slice()
-                except Exception:  # one batch must not end the control process, nor come again for ever
-                    _log.exception("a batch of finished requests could not be booked")
+                self._fold()
                 await asyncio.sleep(0)
 
     def fold_for(self, at_most_ns: int) -> None:
         """Fold what is queued without giving way (at the end)."""
         until_ns = self._monotonic_ns() + at_most_ns
         while self._queue and self._monotonic_ns() < until_ns:
+            self._fold()
+
+    def _fold(self) -> None:
+        try:
             self.fold_slice()
+        except Exception:  # one batch must not end the control process, nor come again for ever
+            _log.exception("a batch of finished requests could not be booked")
 
     def fold_slice(self) -> None:
         """Fold for at most about ``SLICE_NS``, then acknowledge."""
         until_ns = self._monotonic_ns() + SLICE_NS
         touched: set[Connection] = set()
-        while self._queue:
-            connection, item = self._queue.popleft()
-            if item is None:
-                self._left(connection)
-            elif not connection.refused:
-                self._take(connection, item)
-                touched.add(connection)
-            if isinstance(item, bytes):
-                self._queued_bytes -= len(item)
-            if self._monotonic_ns() >= until_ns:
-                break
-        for connection in touched:
-            connection.ack()
+        try:
+            while self._queue:
+                connection, item = self._queue.popleft()
+                if isinstance(item, bytes):
+                    self._queued_bytes -= len(item)
+                if item is None:
+                    self._left(connection)
+                elif not connection.refused:
+                    touched.add(connection)
+                    self._take(connection, item)
+                if self._monotonic_ns() >= until_ns:
+                    break
+        finally:  # what could not be booked must not come again, nor leave the sockets unread
+            for connection in touched:
+                connection.ack()
+            if self._paused and self._queued_bytes < QUEUE_LOW:
+                self._pause(False)
         self._send_news()
-        if self._paused and self._queued_bytes < QUEUE_LOW:
-            self._pause(False)
 
     def _send_news(self) -> None:
         """Tell every worker what was learned; their beats see to it that this is looked at each second."""

@@ -330,6 +330,37 @@ def test_a_flood_waits_at_the_worker_and_arrives_whole(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
+def test_batches_that_cannot_be_booked_leave_no_socket_unread(tmp_path: Path) -> None:
+    def fails(_: object) -> None:
+        raise RuntimeError("an error of ours")
+
+    async def script(path: Path) -> None:
+        control = controller()
+        control.add_sink(fails)
+        async with serving(control, path) as link:
+            worker = await FakeWorker.connect(path)
+            worker.send(hello())
+            large = {"tag": "x" * 400_000}
+            for number in range(1, 61):  # 24 MB, more than may wait
+                worker.send(FactsBatch([facts(seq=number, tags=large)]))
+            await worker.until(lambda: worker.acked == 60)
+            assert link.queued_bytes == 0
+
+    async def end(path: Path) -> None:
+        control = controller()
+        control.add_sink(fails)
+        async with serving(control, path, folding=False) as link:
+            worker = await FakeWorker.connect(path)
+            worker.send(hello(), batch(1))
+            await worker.until(lambda: link.queued_bytes > 0)
+            link.fold_for(10**9)
+            await worker.until(lambda: worker.acked == 1)
+
+    run(script, tmp_path)
+    (tmp_path / "link").unlink()
+    run(end, tmp_path)
+
+
 def test_beats_and_facts_without_a_process_between() -> None:
     control = controller()
     assert isinstance(control.feed(hello()), Table)
