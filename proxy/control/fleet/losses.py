@@ -62,7 +62,7 @@ class Losses:
     def answered(self, asked: Sequence[str], seen: Sequence[int | None]) -> None:
         """What Redis has of those; others may have come, and some have gone, since it was asked.
 
-        What is counted here is known to be lost: were it not noted in ``seen``, the next one would count it too.
+        What is counted is known to be lost; were it not noted in ``seen``, the next one would count it too.
         """
         for worker, number in zip(asked, seen, strict=True):
             acked = self._acked.pop(worker, None)
