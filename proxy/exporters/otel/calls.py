@@ -100,7 +100,7 @@ class Route(NamedTuple):
 @lru_cache(maxsize=256)
 def route_of(path: str) -> Route:
     """The route of a path (without its query): of a closed list, as it is or as a glob, never other text."""
-    if len(path) > _PATH_LIMIT:
+    if not path or len(path) > _PATH_LIMIT:  # none: it was no HTTP
         return Route(None, None)
     path = path.rstrip("/") or "/"
     method = _method_route(path)

@@ -89,15 +89,14 @@ class MetricsPush:
             self._trouble.failed("the export before has not ended")
             return
         try:
-            snapshot, called = self._snapshot(), self._called()
-        except Exception as error:  # a picture that fails must not end who takes it
+            picture = (exporter, self._snapshot(), self._called())
+            # A daemon: an export that hangs at the end of the process must not keep it.
+            out = threading.Thread(target=self._export, args=picture, name="otlp-metrics", daemon=True)
+            out.start()
+        except Exception as error:  # a picture that fails, or no thread to be had, ends no later round
             self._trouble.failed(f"{type(error).__name__} when the metrics were read")
             return
-        # A daemon: an export that hangs at the end of the process must not keep it.
-        self._out = threading.Thread(
-            target=self._export, args=(exporter, snapshot, called), name="otlp-metrics", daemon=True
-        )
-        self._out.start()
+        self._out = out
 
     async def close(self, deadline_s: float) -> None:
         """One last export, for at most ``deadline_s`` with what is still out; then let go of connections."""

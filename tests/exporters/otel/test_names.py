@@ -180,7 +180,7 @@ def test_known_methods_can_be_given() -> None:
         ("/v1/models", "/v1/models", None),
         ("/", "/", None),
         ("/users/4711/secrets", None, None),
-        ("", "/", None),
+        ("", None, None),
         ("/" + "a" * 5000 + "/chat/completions", None, None),
     ],
 )

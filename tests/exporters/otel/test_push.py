@@ -264,6 +264,24 @@ def test_a_picture_that_cannot_be_taken_is_a_failure_and_the_next_one_is_taken()
         assert failures(push) == 1
 
 
+def test_a_round_without_a_thread_to_be_had_is_a_failure_and_the_next_one_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with receiver() as collector:
+        push = push_to(collector.url)
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", none_left)
+            push.begin()
+        assert failures(push) == 1
+        push.begin()
+        collector.wait_metrics("legato.workers")
+        ended(push)
+        assert failures(push) == 1
+
+
 @pytest.mark.parametrize("asked", ["delta", "LowMemory", "cumulative", ""])
 def test_who_asks_for_deltas_is_told_that_there_are_none(
     asked: str, caplog: pytest.LogCaptureFixture

@@ -275,6 +275,13 @@ def test_older_names_stand_beside_the_stable_ones_only_when_asked() -> None:
     assert without - latest == {"gen_ai.system"}
 
 
+def test_what_was_no_http_is_of_no_route() -> None:
+    (server,) = spans(refused(400, method="", path=""))
+    assert server.name == "HTTP"
+    assert not {"http.route", "url.path"} & set(server.attributes)
+    assert server.attributes["http.request.method"] == "_OTHER"
+
+
 # ---------------------------------------------------------------- how it ended
 
 
