@@ -77,8 +77,8 @@ def classify(
         raise ValueError(f"end {end!r} is none of: {known}")
     if status is not None and status >= 400:
         return _of_error(status)
-    if end == "client_left" and not finished:
-        return Outcome.CLIENT_CANCELLED
+    if end == "client_left" and not finished and not error_event:
+        return Outcome.CLIENT_CANCELLED  # who leaves after an error event was told of an error
     if status is None or status < 200:
         return Outcome.PROXY_ERROR if status is None else Outcome.UPSTREAM_ERROR
     if error_event:

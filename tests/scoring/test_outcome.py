@@ -40,6 +40,7 @@ ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("overloaded", "too many requests", {"status": 429, "streamed": False, "finished": False}),
     ("overloaded", "unavailable", {"status": 503, "streamed": False, "finished": False}),
     ("overloaded", "our pool is full", {"end": "pool_full", "status": 503, "streamed": False}),
+    ("upstream_error", "told in the stream", {"end": "client_left", "finished": False, "error_event": True}),
     ("overloaded", "told, then the client left", {"end": "client_left", "status": 429, "finished": False}),
     # upstream_error
     ("upstream_error", "500", {"status": 500, "streamed": False, "finished": False}),
