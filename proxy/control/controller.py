@@ -149,7 +149,8 @@ class Process:
         self._marks = self._look()
         try:
             config = load(self.boot)
-            table = build_table(config, self.controller.table.version + 1)
+            before = self.controller.table
+            table = build_table(config, before.version + 1)
         except Exception as error:  # whatever is wrong with a file must not end the process
             self.reload_error = str(error)
             self.controller.reload_ok = False
@@ -157,6 +158,8 @@ class Process:
             return
         for name in restart_needed(self.config, config):
             _log.warning("the change of %s takes a restart of Legato", name)
+        # Workers draw ids and tell upstreams as long as spans are exported, neither longer nor sooner.
+        table = msgspec.structs.replace(table, tracing=before.tracing)
         self.config = config
         self.reload_error = None
         self.controller.reload_ok = True

@@ -178,6 +178,17 @@ def test_a_watched_file_is_reloaded_by_itself(running: Running) -> None:
     worker.until(lambda worker: worker.tables[-1].slos[0].tbt_ns == 70_000_000)
 
 
+def test_tracing_stays_as_it_was_at_the_start_as_its_exporter_does(running: Running) -> None:
+    otel = "otel: {endpoint: http://127.0.0.1:9, traces: {ratio: 50%}}\n"
+    worker = running.connect()
+    running.file.write_text(SETTINGS.replace("100ms", "300ms") + otel)
+    running.signal(signal.SIGHUP)
+    worker.until(lambda worker: worker.tables[-1].version == 2)
+    assert worker.tables[-1].slos[0].ttft_points == ((0, 300_000_000),)
+    assert worker.tables[-1].tracing is None  # no header is touched for spans that nobody exports
+    eventually(lambda: "the change of otel takes a restart" in running.said())
+
+
 def test_a_renewed_certificate_reaches_the_workers_without_a_reload(running: Running, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     _write_certificate(certificate, key)
