@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Response
@@ -39,6 +41,9 @@ class RecordDetail(Record, frozen=True, kw_only=True):
 
 
 STRUCTS: Final = (RecordPage, RecordDetail)
+
+#: Records built between two turns of the loop.
+_AT_ONCE: Final = 32
 
 _Name = Annotated[str | None, Query(max_length=256)]
 
@@ -131,7 +136,8 @@ def requests_router(controller: Controller) -> APIRouter:
         reader, share = reader_of(controller, filters.scope or "host"), HERE
         if reader is not None:
             try:
-                return reply(_select_all(controller.store, await reader.records(), filters, of_all(reader)))
+                others, own = await reader.records(), await own_records(controller.store)
+                return reply(_select_all(own, others, filters, of_all(reader)))
             except StoreError as error:
                 share = instead(reader, error.reason)
         return reply(select(controller.store, filters, share))
@@ -167,10 +173,22 @@ def _detail(record: Record, shown: Timeline | None) -> RecordDetail:
     return RecordDetail(**fields, timeline=shown)
 
 
-def _select_all(store: Store, others: Iterable[Record], filters: Filters, share: Share) -> RecordPage:
+async def own_records(store: Store) -> list[Record]:
+    """All that are kept here; those that nobody asked for yet are built now, between turns of the loop."""
+    found = []
+    for number, settled in enumerate(list(_distinct(store)), 1):
+        found.append(settled.record)
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def _select_all(
+    own: Iterable[Record], others: Iterable[Record], filters: Filters, share: Share
+) -> RecordPage:
     """The records of all hosts that match; this host's as they are here, the latest included."""
-    every = {settled.facts.id: settled.record for settled in _distinct(store)}
-    for record in others:
+    every: dict[str, Record] = {}
+    for record in chain(own, others):
         every.setdefault(record.id, record)
     found = [record for record in every.values() if filters.fits(record)]
     if filters.sort == "worst":

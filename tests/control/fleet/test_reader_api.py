@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from proxy.control.api_requests import own_records
 from proxy.control.core import Controller
 from proxy.control.fleet.answers import Away
 from proxy.control.fleet.fleet import FleetState
 from proxy.control.fleet.reader import Reader
-from proxy.control.record import iso_time
+from proxy.control.record import Record, iso_time
 from proxy.control.settle import GroupKey, settle
+from proxy.control.store import Store
 from proxy.control.windows import Booked, WindowBook
 from proxy.link import BackendNow, FactsBatch, GroupNow, Hello
 from tests.control.facts import UNIX, S, facts
@@ -291,6 +294,27 @@ def test_the_latest_come_first(client: httpx.Client) -> None:
     times = [each["time"] for each in client.get("/api/requests?scope=fleet").json()["requests"]]
     assert times == sorted(times, reverse=True)
     assert len(client.get("/api/requests").json()["requests"]) == 1
+
+
+def test_records_that_nobody_asked_for_yet_are_built_between_turns_of_the_loop() -> None:
+    store = Store()
+    store.add_many([settle(facts(id=f"r{number}"), "here") for number in range(500)])
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def story() -> list[Record]:
+        task = asyncio.create_task(others())
+        found = await own_records(store)
+        task.cancel()
+        return found
+
+    assert {each.id for each in asyncio.run(story())} == {f"r{number}" for number in range(500)}
+    assert turns >= 10
 
 
 # ---------------------------------------------------------------- the report
