@@ -193,7 +193,7 @@ def _bind(config: Config) -> dict[str, Any]:
 
 def _summary(path: str | None, config: Config) -> str:
     from proxy.config import cares, destinations
-    from proxy.words import conditions, promise
+    from proxy.words import conditions, destination, promise
 
     scheme = "https" if config.tls.cert_file else "http"
     rows: list[tuple[str, str]] = [("listen", f"{where} ({scheme})") for where in config.listen]
@@ -202,10 +202,10 @@ def _summary(path: str | None, config: Config) -> str:
         over = f" over unix:{backend.uds}" if backend.uds else ""
         rows.append(("backend", f"{name}: {backend.url or 'http://localhost'}{over}"))
     for route in config.routes:
-        rows.append(("route", f"{conditions(route.match)} -> {route.target}"))
+        rows.append(("route", f"{conditions(route.match)} -> {destination(route)}"))
     if not any(route.match.everything for route in config.routes):
-        rest = "everything else" if config.routes else "everything"
-        rows.append(("route", f"{rest} -> {next(iter(config.backends))}"))
+        rest = "everything else -> 404" if config.routes else f"everything -> {next(iter(config.backends))}"
+        rows.append(("route", rest))
     rows += [("slo", promise(slo)) for slo in config.slos]
     rows += destinations(config)
     rows += [("care", sentence) for sentence in cares(config)]

@@ -54,12 +54,28 @@ class Match(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: tuple[int, int | None] | None = None
 
 
+class SplitSpec(Struct, frozen=True, omit_defaults=True):
+    """Several backends behind one route: each gets its weight's share of the sum.
+
+    ``sticky``: what a session is told by: ``("header", name in lower case)``, ``("cookie", name)``,
+    ``("field", key of the body's top level)``, ``("client", "address")``; ``None``: each request is drawn.
+    """
+
+    name: str  # what its assignments are counted under
+    arms: tuple[tuple[str, int], ...]  # (backend, weight >= 0), by name; the sum is more than 0
+    seed: str  # of the keyed hash: the same seed, arms and weights assign alike wherever they are
+    sticky: tuple[str, str] | None = None
+    force: str | None = None  # a header (lower case) that names the backend to take
+    failover: bool = False  # a backend that cannot be connected to: another one is taken
+
+
 class RouteSpec(Struct, frozen=True, omit_defaults=True):
     """First match wins; a table without routes sends everything to its first backend."""
 
     match: Match
-    backend: str
+    backend: str  # with a split: the one of the most weight
     dialect: str | None = None  # its name; None: told by the path and the first event
+    split: SplitSpec | None = None
 
 
 class LearnedCurve(Struct, frozen=True, array_like=True):
@@ -274,6 +290,21 @@ class Stream(Struct, array_like=True):
     model: str | None = None  # as the response names it, cut to a bound
 
 
+class Assignment(Struct, frozen=True, array_like=True):
+    """How a split decided: ``Facts.backend`` is where the request went, ``backend`` where it was to go.
+
+    The two differ only by failover: then ``failed`` says why ``backend`` could not be reached.  ``by``:
+    ``session`` | ``draw`` (the route is not sticky) | ``no_key`` (it is, and the request had no key: drawn) |
+    ``forced`` (by the route's header; no assignment, as far as statistics go).
+    """
+
+    split: str  # its name
+    backend: str
+    by: str
+    session: int | None = None  # 64 bits of a keyed hash of the session's key; None unless by ``session``
+    failed: str | None = None  # our own word for what came of connecting, as in ``Facts.error``
+
+
 class Facts(Struct, array_like=True):
     """Everything known about one finished request.
 
@@ -324,6 +355,22 @@ class Facts(Struct, array_like=True):
     connected_ns: int | None = None  # the connection that carried the request was ready (a kept one: taken)
     trace: TraceIds | None = None  # None: tracing is not configured
     asked: Asked | None = None  # only where tracing is configured
+    assignment: Assignment | None = None  # None: no split decided
+
+    @property
+    def assigned(self) -> str | None:
+        """The backend that the request was to go to: ``backend``, but for failover."""
+        return self.backend if self.assignment is None else self.assignment.backend
+
+    @property
+    def session(self) -> int | None:
+        """Its session, as a keyed hash of 64 bits; ``None``: it has none that is known."""
+        return None if self.assignment is None else self.assignment.session
+
+    @property
+    def forced(self) -> bool:
+        """The client chose the backend."""
+        return self.assignment is not None and self.assignment.by == "forced"
 
 
 class FactsBatch(Struct, tag=True):
@@ -356,6 +403,21 @@ class BackendNow(Struct, array_like=True):
     addresses: int
 
 
+class Assigned(Struct, array_like=True):
+    """What one split assigned to one backend, counted as it was decided, by how (``Assignment.by``).
+
+    ``before``: how many of ``session + draw + no_key`` were assigned when the split's present weights began.
+    """
+
+    split: str
+    backend: str
+    session: int = 0
+    draw: int = 0
+    no_key: int = 0
+    forced: int = 0
+    before: int = 0
+
+
 class Beat(Struct, tag=True):
     """Once a second.  Counters are cumulative since the worker's start; histograms are counts per bucket
     of ``DELAY_BOUNDS_NS`` (one more for what lies beyond) and the sum in nanoseconds."""
@@ -375,6 +437,7 @@ class Beat(Struct, tag=True):
     measuring: bool
     draining: bool
     rss_bytes: int
+    assigned: list[Assigned] = []  # by split and backend; recorded requests only, all of which end as facts
 
 
 Up = Hello | FactsBatch | Beat

@@ -44,7 +44,7 @@ count from the working directory. Secrets are in files or variables, never in th
 """
 
 #: What a mapping's names and values are, where they are not a header and a glob.
-_MAPPINGS = {"split": "name: percent", "record_headers": "name: header", "attributes": "name: text"}
+_MAPPINGS = {"split": "name: weight", "record_headers": "name: header", "attributes": "name: text"}
 _STANDARD = """They fill in what the file, `LEGATO_` variables and flags leave out; an empty one counts as
 unset. A bad value of one is passed over: `legato check` says so, and `legato serve` at its start."""
 _TABLE = "| setting | what one writes | default | meaning |\n|---|---|---|---|"
@@ -68,8 +68,7 @@ def render() -> str:
             head = _path(name, field.annotation)
             sections += _section(head, model, field.description or "")
     sections += _standard()
-    later = ", ".join(f"`{name}`" for name in NOT_YET)
-    later += ", `sticky`, a `split` over several backends."
+    later = ", ".join(f"`{name}`" for name in NOT_YET) + "."
     return "\n".join([*out, "", *sections, "## Known, and not in this version yet", "", later]) + "\n"
 
 

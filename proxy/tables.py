@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from proxy import link
-from proxy.config import DEFAULT_TRACE_RATIO, Backend, Config, LearnedTtft, Match, QuadraticTtft, Slo
+from proxy.config import DEFAULT_TRACE_RATIO, Backend, Config, LearnedTtft, Match, QuadraticTtft, Route, Slo
 from scoring.deadlines import LONGEST_NS
 
 
@@ -14,9 +14,7 @@ def build_table(config: Config, version: int) -> link.Table:
     return link.Table(
         version=version,
         backends=tuple(_backend(name, backend) for name, backend in config.backends.items()),
-        routes=tuple(
-            link.RouteSpec(_match(route.match), route.target, route.dialect) for route in config.routes
-        ),
+        routes=tuple(_route(route) for route in config.routes),
         slos=tuple(_slo(slo) for slo in config.slos),
         timeouts=_timeouts(config),
         exclude=config.exclude,
@@ -62,6 +60,20 @@ def _backend(name: str, backend: Backend) -> link.BackendSpec:
         tls_key_file=tls.key_file,
         tls_server_name=tls.server_name,
     )
+
+
+def _route(route: Route) -> link.RouteSpec:
+    split = None
+    if len(route.arms) > 1:
+        split = link.SplitSpec(
+            name=route.name or route.all_names,
+            arms=route.arms,
+            seed=route.all_names if route.seed is None else route.seed,
+            sticky=route.sticky.ways[0] if route.sticky.ways else None,
+            force=route.force.header,
+            failover=route.failover,
+        )
+    return link.RouteSpec(_match(route.match), route.target, route.dialect, split)
 
 
 def _match(match: Match) -> link.Match:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.config import LearnedTtft, Match, QuadraticTtft, Slo, as_written
+from proxy.config import LearnedTtft, Match, QuadraticTtft, Route, Slo, as_written
 from proxy.settings.slo import PromptRange, SloMatch
 
 
@@ -23,6 +23,22 @@ def conditions(match: Match) -> str:
     if isinstance(match, SloMatch) and (length := _length(match.prompt_tokens)):
         given.append(length)
     return ", ".join(given) or "everything"
+
+
+def destination(route: Route) -> str:
+    """Where a route's requests go: each backend with its share, what keeps a session together, what else."""
+    total = sum(weight for _, weight in route.arms)
+    if len(route.arms) == 1 or not total:
+        return route.target
+    shares = [f"{name} {_share(weight, total)}" for name, weight in (route.split or {}).items()]
+    sticky = [f"sticky by {kind} {name}" for kind, name in route.sticky.ways] or ["drawn for each request"]
+    force = [f"forced by header {route.force.header}"] if route.force.header else []
+    return "; ".join([", ".join(shares), *sticky, *force, *(["failover"] if route.failover else [])])
+
+
+def _share(weight: int, total: int) -> str:
+    percent = 100 * weight / total
+    return f"{percent:.3g}%" if 0 < percent < 99.5 else f"{percent:.6g}%"
 
 
 def _length(prompts: PromptRange) -> str:

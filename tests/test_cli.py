@@ -146,12 +146,13 @@ admin: {listen: 0.0.0.0:9464}
         "  backend  a: http://a:1",
         "  backend  s: http://localhost over unix:/run/s",
         "  route    model x* -> s",
-        "  route    everything else -> a",
+        "  route    everything else -> 404",
         "  slo      long: e2e 2m for 99% of header x-work: batch",
         "  slo      chat: ttft 500ms at 0 prompt tokens, 2s at 8000 prompt tokens, tbt 50ms, fluidity 90% "
         "for 99% of everything",
         "  care     admin listens on 0.0.0.0:9464 without a token: only loopback is served the API",
-        "  care     no route matches everything: what matches none goes to the first backend, a",
+        "  care     no route matches everything: what matches none is answered 404",
+        "  care     backend a is used by no route",
     ]
 
 

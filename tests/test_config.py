@@ -145,7 +145,11 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
                  host: preserve,
                  tls: {ca_file: ca.pem, cert_file: cert.pem, key_file: key.pem, server_name: b}}
               b: {url: https://b, tls: {verify: off}}
-            routes: [{backend: a}]
+              c: {url: https://c}
+            routes:
+              - {match: {path: /a}, backend: a, dialect: generic}
+              - {split: {b: 1, c: 3}, sticky: {cookie: sid}, force: {header: X-To}, failover: on, seed: s,
+                 name: ab}
             slos:
               - {name: x, match: {path: /a, model: m, header: {h: v}, prompt_tokens: {min: 64, max: 4000}},
                  ttft: 1s, tbt: 1s, fluidity: 1, objective: 50%, e2e: 1s}
@@ -176,12 +180,15 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
         fields = msgspec.structs.fields(struct)
         return {field.name for field in fields if getattr(struct, field.name) in (field.default, None)}
 
-    first, second = table.backends
+    first, second, _ = table.backends
     assert unset(table) == set()
     assert unset(table.timeouts) == set()
     assert table.tracing == link.Tracing(0.5, False)
     assert set.intersection(*(unset(slo) for slo in table.slos)) == set(), "each of them is set in one"
     assert unset(table.slos[0].match) == set()
+    assert unset(table.routes[0]) & unset(table.routes[1]) == set(), "likewise"
+    assert table.routes[1].split is not None
+    assert unset(table.routes[1].split) == set()
     assert unset(first) & unset(second) == set(), "each of them is set in one or the other"
     assert table.tls_cert_file == str(tmp_path / "cert.pem"), "found beside the configuration"
     assert table.request_id_header == "x-request-id"

@@ -131,8 +131,6 @@ MISTAKES = [
     ("routes: [{}]", "either backend: NAME or split"),
     ("routes: [{backend: vlm}]", "did you mean 'vllm'?"),
     ("routes: [{split: {vllm: 60, zzz: 40}}]", "'zzz' is no backend: known are vllm"),
-    ("routes: [{split: {vllm: 90}}]", "add up to 100, these to 90"),
-    ("routes: [{backend: vllm, sticky: {header: x}}]", "not in this version yet"),
     ("routes: [{backend: vllm}, {backend: vllm, match: {path: /a}}]", "is never reached: route 0"),
     ("routes: {backend: vllm}", "a list is needed"),
     ("slos: [chat]", "a mapping of settings is needed"),
@@ -265,7 +263,8 @@ def test_certificates_and_keys_must_belong_together(write: Any, tmp_path: Path) 
 _WORDS = """base per_token prompt_tokens min max live slack fallback
 listen admin backends url routes slos name match path ttft tbt tls timeouts connect 5s off http://a:1
 /v1/* split backend a 100 redis cert_file exclude token header workers << learned default e2e 90%
-url_file redis://h otel endpoint traces ratio headers_file attributes protocol grpc metrics"""
+url_file redis://h otel endpoint traces ratio headers_file attributes protocol grpc metrics
+sticky field user force failover seed b 10"""
 _words = st.sampled_from(_WORDS.split())
 _anything = st.recursive(
     _words | st.none() | st.integers() | st.text(max_size=3),

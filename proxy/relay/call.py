@@ -7,7 +7,7 @@ and ``prompt`` but the model's name, flags, and lengths.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -25,6 +25,9 @@ WHOLE_LIMIT: Final = 512 * 1024
 _END_WINDOW: Final = 8 * 1024
 _MODEL_LIMIT: Final = 256
 _CHOICES_MAX: Final = 1024
+#: Keys of a body's top level that may tell whose request it is (OpenAI's names).
+SESSION_KEYS: Final = ("user", "safety_identifier", "prompt_cache_key")
+_KEY_LIMIT: Final = 4096
 
 
 class Call(Struct, frozen=True):
@@ -32,6 +35,7 @@ class Call(Struct, frozen=True):
 
     ``text_bytes``: the prompt's text (UTF-8), without images, audio and files; ``tokens``: what of the prompt
     came as token ids.  ``text_only``: the prompt is that text and nothing else.  ``asked``: of sampling.
+    ``keys``: of ``SESSION_KEYS``, where routes go by them; nobody but the router is told.
     """
 
     method: str
@@ -42,6 +46,7 @@ class Call(Struct, frozen=True):
     text_bytes: int = 0
     tokens: int = 0
     text_only: bool = False
+    keys: dict[str, bytes] | None = None
     asked: Asked | None = None
 
 
@@ -131,9 +136,20 @@ def _asking(kind: type[_T]) -> type[_T]:
     return msgspec.defstruct(f"{kind.__name__}Asking", more, bases=(kind,))  # type: ignore[return-value]
 
 
-#: Whether spans will tell what was asked -> what is read.
-_body: Final = tuple(msgspec.json.Decoder(kind).decode for kind in (_Body, _asking(_Body)))
-_keys: Final = tuple(msgspec.json.Decoder(kind).decode for kind in (_Keys, _asking(_Keys)))
+def _keyed(kind: type[_T]) -> type[_T]:
+    """``kind`` with the keys that tell a session, for where routes go by one: elsewhere they are skipped."""
+    more: list[tuple[str, Any, Any]] = [(name, Any, None) for name in SESSION_KEYS]
+    return msgspec.defstruct(f"{kind.__name__}Keyed", more, bases=(kind,))  # type: ignore[return-value]
+
+
+def _four(kind: type[_T]) -> tuple[Callable[[bytes], _T], ...]:
+    """What reads ``kind``, by whether spans will tell what was asked (1) and routes go by a key (2)."""
+    kinds = (kind, _asking(kind), _keyed(kind), _keyed(_asking(kind)))
+    return tuple(msgspec.json.Decoder(each).decode for each in kinds)
+
+
+_body: Final = _four(_Body)
+_keys: Final = _four(_Keys)
 _within = msgspec.json.Decoder(_Within)
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _BIG_KEY: Final = re.compile(
@@ -148,32 +164,62 @@ _IN_PATH: Final = re.compile(
 )
 
 
-def read_call(method: str, path: str, fields: Fields, body: Sequence[bytes], asks: bool = False) -> Call:
+def read_call(
+    method: str,
+    path: str,
+    fields: Fields,
+    body: Sequence[bytes],
+    asks: bool = False,
+    keyed: bool = False,
+) -> Call:
     """Read a request.  Anything but a JSON object gives a ``Call`` with what its path says; never raises.
 
-    ``asks``: read ``Call.asked`` too.
+    ``asks``: read ``Call.asked`` too; ``keyed``: ``Call.keys`` too.
     """
     size = sum(map(len, body))
     if not size or not _is_json(fields):
         return _call(method, path, _Keys(), Prompt(), 1)
     if size > WHOLE_LIMIT:
-        return _from_ends(method, path, body, asks)
+        return _from_ends(method, path, body, asks, keyed)
     raw = body[0] if len(body) == 1 else b"".join(body)
     try:
-        seen: _Body | None = _body[asks](raw)
+        seen: _Body | None = _body[asks + 2 * keyed](raw)
     except _UNREADABLE:
         seen = None
     if seen is None or len(seen.messages or ()) > LOOKS:
-        keys = _lenient(raw, asks)
+        keys = _lenient(raw, asks, keyed)
+        asked = asked_of(keys, _NOWHERE) if asks else None
         prompt = estimate([raw], raw[:_END_WINDOW])
-        return _call(method, path, keys, prompt, _number(keys.n), asked_of(keys, _NOWHERE) if asks else None)
-    if asks:
-        return _call(method, path, seen, _measure(seen), _choices(seen), asked_of(seen, _NOWHERE))
-    return _call(method, path, seen, _measure(seen), _choices(seen))
+        return _call(
+            method, path, keys, prompt, _number(keys.n), asked, session_keys(keys) if keyed else None
+        )
+    if not asks and not keyed:
+        return _call(method, path, seen, _measure(seen), _choices(seen))
+    asked = asked_of(seen, _NOWHERE) if asks else None
+    whose = session_keys(seen) if keyed else None
+    return _call(method, path, seen, _measure(seen), _choices(seen), asked, whose)
+
+
+def session_keys(seen: Any) -> dict[str, bytes]:
+    """What a body with the fields ``SESSION_KEYS`` tells of its session: texts and whole numbers only."""
+    told: dict[str, bytes] = {}
+    for name in SESSION_KEYS:
+        value = getattr(seen, name)
+        if type(value) is int:
+            value = str(value)
+        if isinstance(value, str) and 0 < len(value) <= _KEY_LIMIT:
+            told[name] = value.encode("utf-8", "surrogatepass")
+    return told
 
 
 def _call(
-    method: str, path: str, seen: _Body | _Keys, prompt: Prompt, choices: int, asked: Asked | None = None
+    method: str,
+    path: str,
+    seen: _Body | _Keys,
+    prompt: Prompt,
+    choices: int,
+    asked: Asked | None = None,
+    keys: dict[str, bytes] | None = None,
 ) -> Call:
     model, stream = seen.model, seen.stream is True
     in_path = _IN_PATH.search(path) if "odels/" in path else None
@@ -189,7 +235,9 @@ def _call(
     if not isinstance(model, str) or len(model) > _MODEL_LIMIT:
         model = None
     text_only = prompt.whole and prompt.text_bytes > 0 and prompt.tokens == 0
-    return Call(method, path, model, stream, choices, prompt.text_bytes, prompt.tokens, text_only, asked)
+    return Call(
+        method, path, model, stream, choices, prompt.text_bytes, prompt.tokens, text_only, keys, asked
+    )
 
 
 _said = attrgetter(
@@ -270,15 +318,16 @@ def _is_json(fields: Fields) -> bool:
     return True  # many clients and test scripts leave it out
 
 
-def _lenient(raw: bytes, asks: bool) -> _Keys:
+def _lenient(raw: bytes, asks: bool, keyed: bool) -> _Keys:
     """The keys of a body whose other parts are not what they should be."""
+    read = _keys[asks + 2 * keyed]
     try:
-        return _keys[asks](raw)
+        return read(raw)
     except _UNREADABLE:
-        return _keys[asks](b"{}")
+        return read(b"{}")
 
 
-def _from_ends(method: str, path: str, body: Sequence[bytes], asks: bool) -> Call:
+def _from_ends(method: str, path: str, body: Sequence[bytes], asks: bool, keyed: bool) -> Call:
     """Keys from the two ends of a large body, without a pass over its middle.
 
     A piece that closes as an object at the body's very beginning, or at its very end, can only hold
@@ -287,10 +336,10 @@ def _from_ends(method: str, path: str, body: Sequence[bytes], asks: bool) -> Cal
     head = _join_until(body, _END_WINDOW)
     tail = _join_until(body, _END_WINDOW, from_end=True)
     cut = _BIG_KEY.search(head)
-    seen = _lenient(b"{}" if cut is None else head[: cut.start()] + b"}", asks)
+    seen = _lenient(b"{}" if cut is None else head[: cut.start()] + b"}", asks, keyed)
     for at in _TAIL_CUT.finditer(tail):
         try:
-            end = _keys[asks](b"{" + tail[at.end() :])
+            end = _keys[asks + 2 * keyed](b"{" + tail[at.end() :])
         except _UNREADABLE:
             continue
         for name in end.__struct_fields__:
@@ -299,7 +348,8 @@ def _from_ends(method: str, path: str, body: Sequence[bytes], asks: bool) -> Cal
                 setattr(seen, name, value)
         break
     asked = asked_of(seen, _NOWHERE) if asks else None
-    return _call(method, path, seen, estimate(body, head), _number(seen.n), asked)
+    whose = session_keys(seen) if keyed else None
+    return _call(method, path, seen, estimate(body, head), _number(seen.n), asked, whose)
 
 
 def _join_until(body: Sequence[bytes], size: int, *, from_end: bool = False) -> bytes:

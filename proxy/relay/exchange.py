@@ -18,6 +18,7 @@ from proxy.clock import monotonic_ns
 from proxy.errors import UpstreamError
 from proxy.relay import delays
 from proxy.relay.call import Call
+from proxy.relay.failover import elsewhere
 from proxy.relay.forward import upstream_request, with_request_id
 from proxy.relay.headers import ResponseHead
 from proxy.relay.tap import Tap, is_stream, open_tap
@@ -26,7 +27,9 @@ from proxy.tasks import child
 if TYPE_CHECKING:
     from proxy.link import Stream
     from proxy.relay.client import Client
-    from proxy.relay.pull import PullConnection
+    from proxy.relay.failover import Opened, Wire
+    from proxy.relay.pool import Pool
+    from proxy.relay.pull import PullConnection, PullPool
     from proxy.relay.route import Arm
     from proxy.relay.upstream import Connection
     from proxy.relay.worker import Worker
@@ -140,10 +143,10 @@ class Exchange:
             if pool.full:
                 self._refuse("pool_full", "pool_full")
                 return
-            opened = await self._connect()
+            opened = await self._connect(pool)
             if opened is None:
                 return
-            connection = opened
+            connection, pool = opened
         self.connection, self.peer = connection, connection.peer
         connection.send(self, upstream_request(self, pool), client.body, more=not client.complete)
         if client.streaming and not client.gone:
@@ -151,15 +154,10 @@ class Exchange:
             client.resume_upload()
         await self._done
 
-    async def _connect(self) -> Connection | PullConnection | None:
-        pool = self.worker.pools[self.arm.backend]
+    async def _connect(self, pool: Pool | PullPool) -> Opened | None:
         started_ns = monotonic_ns()
-        self._connecting = child(pool.connect())
         try:
-            connection = await self._connecting
-        except UpstreamError as error:
-            self._refuse(error.end, error.code)
-            return None
+            opened = await self._open(pool)
         except asyncio.CancelledError:
             if self.client.gone:
                 return None
@@ -167,10 +165,24 @@ class Exchange:
         finally:
             self.connect_ns = monotonic_ns() - started_ns
             self._connecting = None
-        if self.client.gone:
-            connection.abort()
+        if opened is not None and self.client.gone:
+            opened[0].abort()
             return None
-        return connection
+        return opened
+
+    async def _open(self, pool: Pool | PullPool) -> Opened | None:
+        try:
+            return await self._dial(pool), pool
+        except UpstreamError as error:
+            failed = error
+        opened = await elsewhere(self, failed.code, self._dial) if self.arm.may_fail_over else None
+        if opened is None:
+            self._refuse(failed.end, failed.code)
+        return opened
+
+    def _dial(self, pool: Pool | PullPool) -> asyncio.Task[Wire]:
+        self._connecting = child(pool.connect())
+        return self._connecting
 
     # ------------------------------------------------------------------ what the upstream says
 

@@ -67,6 +67,7 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         connected_ns=exchange.connected_ns,
         trace=exchange.trace,
         asked=call.asked,
+        assignment=arm.assignment,
     )
 
 

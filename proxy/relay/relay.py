@@ -28,12 +28,15 @@ class Relay:
         worker = self.worker
         path = target_path(client.target)
         method, asks = client.method.decode("ascii"), worker.traces.asks
-        call = read_call(method, path, client.fields, client.body, asks)
-        arm = worker.routes.choose(call, client.fields)
+        routes = worker.routes
+        call = read_call(method, path, client.fields, client.body, asks, routes.keyed)
+        arm = routes.choose(call, client.fields, client.peer)
         if arm is None:
             worker.refused(client, client.refuse("no_backend"), "no_backend")
             return
-        recorded = not worker.routes.excluded(path)
+        recorded = not routes.excluded(path)
+        if arm.assignment is not None and recorded:
+            worker.assigned.add(arm.assignment)
         exchange = Exchange(worker, client, call, arm, recorded=recorded)
         client.listener = exchange
         worker.exchanges.add(exchange)

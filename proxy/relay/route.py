@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from fnmatch import translate
 from re import Pattern
@@ -9,10 +10,12 @@ from re import compile as compile_re
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from proxy.link import Match, PromptModel, PromptModels, SloSpec, Table
+from proxy.link import Assignment, Match, PromptModel, PromptModels, SloSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
+from proxy.relay.sticky import Peer, Split, splits_of
 from scoring.deadlines import LONGEST_NS, DeadlineCurve, QuadraticDeadline
 
 #: Answers kept for calls that no header decides; models are clients' text, so the number is bounded.
@@ -30,6 +33,29 @@ class Arm(Struct, frozen=True):
     tbt_ns: int
     prompt_tokens: int  # estimated
     dialect: str | None = None  # set by the route
+    split: Split | None = None  # what chose the backend, where several share a route
+    assignment: Assignment | None = None  # by it
+
+    @property
+    def may_fail_over(self) -> bool:
+        """Another backend may be taken, where this one cannot be connected to."""
+        return self.split is not None and self.split.spec.failover
+
+    def instead(self, tried: tuple[str, ...], failed: str) -> Arm | None:
+        """The arm of another backend, since none of ``tried`` could be connected to: ``failed`` is why.
+
+        What was promised stays; ``None``: there is none.
+        """
+        if self.split is None or self.assignment is None:
+            return None
+        backend = self.split.instead(self.assignment, tried)
+        if backend is None:
+            return None
+        return replace(
+            self,
+            backend=backend,
+            assignment=replace(self.assignment, failed=self.assignment.failed or failed),
+        )
 
 
 class PromptLengths:
@@ -75,8 +101,10 @@ class _Rule:
 
 #: An SLO for prompts of the least to the most tokens, with its deadlines for one backend and model.
 _Offer = tuple[int, int, SloSpec, DeadlineCurve | QuadraticDeadline]
-#: What is remembered of a path and model: backend, dialect, and the SLOs that the prompt's length decides.
-_Known = tuple[str | None, str | None, tuple[_Offer, ...]]
+_Offers = tuple[_Offer, ...]
+#: What is remembered of a path and model: backend, dialect, and the SLOs that the prompt's length decides; of
+#: a split the SLOs of each backend that it chose so far.
+_Known = tuple[str | None, str | None, _Offers, Split | None, dict[str, _Offers]]
 
 
 class _Promise:
@@ -109,49 +137,72 @@ class _Promise:
 
 
 class RouteTable:
-    """Compiled routes and SLOs of one ``Table``.  ``lengths``: what was learned, and will be."""
+    """Compiled routes and SLOs of one ``Table``.  ``lengths``: what was learned, and will be.
 
-    def __init__(self, table: Table, lengths: PromptLengths | None = None) -> None:
+    ``draw()``: evenly spread in [0, 1).  ``keyed``: some route goes by a key of the body.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        lengths: PromptLengths | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._lengths = PromptLengths() if lengths is None else lengths
         self._unlearned = PromptModel(table.bytes_per_token)
         self._default = table.backends[0].name if table.backends else None
-        self._routes = [(_Rule(route.match), route) for route in table.routes]
+        splits = splits_of(table, draw)
+        self._routes = [
+            (_Rule(route.match), route, split) for route, split in zip(table.routes, splits, strict=True)
+        ]
+        self.keyed = any(split is not None and split.keyed for split in splits)
         self._slos = [_Promise(slo) for slo in table.slos]
         self._exclude = [_glob_of(pattern) for pattern in table.exclude]
-        rules = [rule for rule, _ in self._routes] + [promise.rule for promise in self._slos]
+        rules = [rule for rule, _, _ in self._routes] + [promise.rule for promise in self._slos]
         self._by_header = any(rule.header for rule in rules)
         self._known: dict[tuple[str, str | None], _Known] = {}
 
-    def choose(self, call: Call, fields: Fields) -> Arm | None:
-        """The arm for a call; ``None`` where routes are given and none of them matches."""
+    def choose(self, call: Call, fields: Fields, peer: Peer = None) -> Arm | None:
+        """The arm for a call; ``None`` where routes are given and none of them matches.
+
+        ``peer``: the other end of the client's connection.
+        """
         key = (call.path, call.model)
         found = self._known.get(key)
         if found is None:
-            backend, dialect = self._route(call, fields)
-            found = (backend, dialect, self._offers(call, fields, backend))
+            backend, dialect, split = self._route(call, fields)
+            found = (backend, dialect, () if split else self._offers(call, fields, backend), split, {})
             if not self._by_header and len(self._known) < _MEMORY:
                 self._known[key] = found
-        backend, dialect, offers = found
+        backend, dialect, offers, split, ways = found
         if backend is None:
             return None
+        assignment = None
+        if split is not None:
+            assignment = split.assign(call, fields, peer)
+            backend = assignment.backend
+            if (way := ways.get(backend)) is None:
+                way = ways[backend] = self._offers(call, fields, backend)
+            offers = way
         prompt_tokens = self._lengths.tokens(call, self._unlearned)
         for least, most, slo, curve in offers:  # noqa: B007 - the last is for every length
             if least <= prompt_tokens <= most:
                 break
-        return Arm(backend, slo, curve.at(prompt_tokens), slo.tbt_ns, prompt_tokens, dialect)
+        ttft_ns = curve.at(prompt_tokens)
+        return Arm(backend, slo, ttft_ns, slo.tbt_ns, prompt_tokens, dialect, split, assignment)
 
     def excluded(self, path: str) -> bool:
         """True for paths that pass through unmeasured and unrecorded."""
         return any(pattern.match(path) for pattern in self._exclude)
 
-    def _route(self, call: Call, fields: Fields) -> tuple[str | None, str | None]:
-        """The backend, and the dialect if the route sets one."""
+    def _route(self, call: Call, fields: Fields) -> tuple[str | None, str | None, Split | None]:
+        """The backend, the dialect if the route sets one, and what chooses among several backends."""
         if not self._routes:
-            return self._default, None
-        for rule, route in self._routes:
+            return self._default, None, None
+        for rule, route, split in self._routes:
             if rule.fits(call, fields):
-                return route.backend, route.dialect
-        return None, None
+                return route.backend, route.dialect, split
+        return None, None, None
 
     def _offers(self, call: Call, fields: Fields, backend: str | None) -> tuple[_Offer, ...]:
         """The SLOs that match but for the prompt's length, up to the first that takes any length."""

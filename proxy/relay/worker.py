@@ -38,6 +38,7 @@ from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import PromptLengths, RouteTable
+from proxy.relay.sticky import Assignments
 from proxy.relay.tracing import Traces
 from proxy.tasks import report, report_from_loop, spawn
 
@@ -74,6 +75,7 @@ class Worker:
         self.table: Table
         self.routes: RouteTable
         self.lengths = PromptLengths()
+        self.assigned = Assignments()
         self.tags: Tags
         self.traces: Traces
         self.ready = asyncio.Event()  # a table is there
@@ -108,6 +110,7 @@ class Worker:
             if pools.get(name) is not pool:
                 pool.close()
         self.pools, self.table, self.routes = pools, table, routes
+        self.assigned.renew(table)
         self.tags, self.traces = Tags(table), Traces(table.tracing)
         self.body_room += table.body_budget - (old.body_budget if old else 0)
         self.stream_room += table.stream_budget - (old.stream_budget if old else 0)
@@ -204,6 +207,7 @@ class Worker:
                 measuring=self.measuring and not self.shedding,
                 draining=self.draining,
                 rss_bytes=_rss_bytes(),
+                assigned=self.assigned.told(),
             )
         )
 

@@ -12,6 +12,7 @@ from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls
 from proxy.settings.outside import cares_outside, otel_findings, redis_findings
 from proxy.settings.problems import suggest
+from proxy.settings.routes import cares_of_splits, split_findings
 from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
@@ -28,7 +29,6 @@ def take_out_later(tree: Tree) -> None:
         if name in tree.data:
             tree.problem((name,), f"{what} is {_LATER}", value="")
             tree.data.pop(name)
-    _take_out(tree, "routes", "sticky", f"sticky sessions are {_LATER}")
     held = tree.data.get("routes")
     for index, route in enumerate(held if isinstance(held, list) else []):
         match = route.get("match") if isinstance(route, dict) else None
@@ -38,14 +38,6 @@ def take_out_later(tree: Tree) -> None:
             )
             tree.problem(("routes", index, "match", "prompt_tokens"), mend)
             match.pop("prompt_tokens")
-
-
-def _take_out(tree: Tree, rules: str, name: str, mend: str) -> None:
-    held = tree.data.get(rules)
-    for index, rule in enumerate(held if isinstance(held, list) else []):
-        if isinstance(rule, dict) and name in rule:
-            tree.problem((rules, index, name), mend, value="")
-            rule.pop(name)
 
 
 def findings(config: Config, tree: Tree) -> Iterator[Finding]:
@@ -137,12 +129,7 @@ def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
                     else f": known are {', '.join(sorted(known)) or 'none'}{instead}"
                 )
                 yield (*loc, "backend" if route.backend else "split"), f"{name!r} is no backend" + mend
-        if route.split is not None:
-            weights = route.split.values()
-            if any(weight < 0 for weight in weights) or sum(weights) != 100:
-                yield (*loc, "split"), f"weights are percent and add up to 100, these to {sum(weights)}"
-            elif sum(weight > 0 for weight in weights) > 1:
-                yield (*loc, "split"), f"weights over several backends are {_LATER}, or give one of them 100"
+        yield from split_findings(loc, route, config, tree)
     yield from _unreached(
         tree, "routes", [(route.match, f"route {index}") for index, route in enumerate(config.routes)]
     )
@@ -237,14 +224,13 @@ def cares(config: Config) -> list[str]:
         out.append(
             "timeouts.upstream_keepalive is over 5s: servers on uvicorn (vLLM) close idle ones after 5 s"
         )
-    unused = set(config.backends) - {route.target for route in config.routes}
+    unused = set(config.backends) - {name for route in config.routes for name, _ in route.arms}
     if config.routes and not any(route.match.everything for route in config.routes):
-        first = next(iter(config.backends))
-        out.append(f"no route matches everything: what matches none goes to the first backend, {first}")
-        unused.discard(first)
+        out.append("no route matches everything: what matches none is answered 404")
     elif not config.routes:
         unused = set(list(config.backends)[1:])
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
+    out += cares_of_splits(config)
     cpus = os.cpu_count() or 1
     if config.workers > 1 and config.workers > cpus:
         out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")

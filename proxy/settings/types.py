@@ -23,6 +23,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNIX_MAX = 107  # bytes of a socket's path that the kernel takes
 _FINE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", re.ASCII)
 _TOKENS_DIGITS = 12
+_WEIGHT_MAX = 1_000_000
 _PER_TOKEN_MAX = 3_600 * 10**15
 #: Femtoseconds of the units in which the cost of a token is written.
 FINE = {"ns": 10**6, "us": 10**9, "ms": 10**12, "s": 10**15}
@@ -244,6 +245,16 @@ def _points(value: Any) -> Any:
     return tuple(sorted(points.items()))
 
 
+def _weight(value: Any) -> Any:
+    text = str(_plain(value, "a weight, for example 90,"))
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit():
+        mend = "a weight is a whole number, and a backend's share is its weight's of their sum"
+        raise ValueError(f"{value!r}: {mend}: write for example {{stable: 90, canary: 10}}")
+    if len(text) > len(str(_WEIGHT_MAX)) or int(text) > _WEIGHT_MAX:
+        raise ValueError(f"{value!r}: a weight is at most {_WEIGHT_MAX}: shares count, write smaller ones")
+    return int(text)
+
+
 def _per_token(value: Any) -> Any:
     """``80us``, ``0.35ns`` -> femtoseconds."""
     if not isinstance(value, str):
@@ -297,6 +308,7 @@ Points = Annotated[
     Unit("ttft", hint="duration, or table by prompt tokens"),
 ]
 Tokens = Annotated[int | None, BeforeValidator(_tokens), Unit("text", hint="whole number")]
+Weight = Annotated[int, BeforeValidator(_weight), Unit("text", hint="whole number")]
 PerToken = Annotated[int, BeforeValidator(_per_token), Unit("per_token", hint="duration, also below 1ns")]
 
 
