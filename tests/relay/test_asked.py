@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -104,6 +105,6 @@ def test_it_never_raises_and_changes_nothing_else(body: dict[str, Any], large: b
     told = asking.asked or Asked()
     assert told.max_tokens is None or 0 <= told.max_tokens < 2**53
     for value in (told.temperature, told.top_p):
-        assert value is None or -(2**1023) < value < 2**1023
+        assert value is None or isfinite(value)
     for name in plain.__struct_fields__[:-1]:
         assert getattr(asking, name) == getattr(plain, name)
