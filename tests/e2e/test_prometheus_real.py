@@ -112,6 +112,8 @@ def scene() -> Iterator[Scene]:
         start_s = time.time()
         traffic(legato)
         eventually(lambda: legato.json("/api/summary")["total"]["requests"] >= 29, 10, "every request")
+        # Their end is in the sums before it is in a beat.
+        eventually(lambda: legato.metrics().value("legato_requests_in_flight") == 0, 10, "nothing in flight")
         end_s = server.scraped(JOB, times=2)
         yield Scene(legato, server, start_s, end_s, legato.json("/api/summary"))
 
