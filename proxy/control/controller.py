@@ -115,8 +115,15 @@ class Process:
         admin = [task for task, name in jobs.items() if name == "admin"]
         for task in jobs.keys() - set(admin):
             task.cancel()
-        await asyncio.gather(asyncio.to_thread(self.logs.close, END_S * 0.5), self.exports.close(END_S * 0.5))
-        await asyncio.wait(admin, timeout=END_S * 0.25)
+        ends = await asyncio.gather(
+            asyncio.to_thread(self.logs.close, END_S * 0.5),
+            self.exports.close(END_S * 0.5),
+            asyncio.wait(admin, timeout=END_S * 0.55),  # beside them: the interpreter needs a while too
+            return_exceptions=True,
+        )
+        for failed in ends:
+            if isinstance(failed, BaseException):
+                _log.error("at the end: %r", failed)
         for task in admin:
             task.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
