@@ -143,7 +143,7 @@ CLIENT: Final = (
     _http(
         *("http.request.resend_count", int, "if resent"),
         of=lambda v: v.facts.attempts - 1 if v.facts.attempts > 1 else None,
-        meaning="How often it was sent again, as a kept connection had been closed.",
+        meaning="How often it was tried again.",
     ),
     _old("http.method", str, lambda v: v.plain_method, "http.request.method"),
     _old("http.url", str, lambda v: v.plain_url, "url.full"),

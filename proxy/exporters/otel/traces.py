@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import format_span_id
 
 from proxy.config import Otel
+from proxy.control.genai import server_of
 from proxy.control.settle import Settled
 from proxy.exporters.otel.calls import called
 from proxy.exporters.otel.keep import Keep, KeepCounts
@@ -34,7 +35,6 @@ EXPORTER: Final = "otlp_traces"
 SPANS: Final = "spans"
 #: Of the variables ``OTEL_BSP_...``: what holds without them, as in the SDK.
 _BSP: Final = {"MAX_QUEUE_SIZE": 2048, "MAX_EXPORT_BATCH_SIZE": 512, "SCHEDULE_DELAY": 5000}
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Traces:
@@ -239,10 +239,7 @@ def servers_of(table: Table) -> dict[str, Server]:
     """The backends' addresses as configured, by name."""
     found: dict[str, Server] = {}
     for backend in table.backends:
-        if backend.uds is not None:
-            found[backend.name] = Server("http", backend.uds)
-            continue
-        url = urlsplit(backend.url)
-        port = url.port or _PORTS.get(url.scheme)
-        found[backend.name] = Server(url.scheme, url.hostname or "", port, url.path.rstrip("/"))
+        address, port = server_of(backend)
+        url = urlsplit(backend.url if backend.uds is None else "http:")
+        found[backend.name] = Server(url.scheme, address, port, url.path.rstrip("/"))
     return found

@@ -89,7 +89,9 @@ def test_the_last_export_holds_everything_and_exemplars_lead_to_exported_spans()
         assert shown
         assert shown <= spans
         (metric,) = collector.metrics("legato.ttft")
-        assert {each.trace_id.hex() for each in metric.points[0].exemplars} <= {trace for trace, _ in spans}
+        told = {(each.trace_id.hex(), each.span_id.hex()) for each in metric.points[0].exemplars}
+        assert told
+        assert told <= spans
 
 
 def test_a_collector_that_hangs_is_counted_and_holds_up_neither_requests_nor_the_end() -> None:
