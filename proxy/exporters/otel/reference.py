@@ -71,7 +71,7 @@ def _events() -> Iterator[str]:
     yield "## Events of the CLIENT span\n"
     yield f"- `{names.FIRST_TOKEN}`: the first token of any kind came."
     yield f"- `{names.STALL}`: a token was late, or was due when the stream was cut. Its time is the gap's"
-    yield "  start. Of more than 32 those with the most lateness; `dropped_events_count` is the number of others."
+    yield "  start. Of more than 32 those of the most lateness; `dropped_events_count` counts the others."
     yield ""
     yield f"| attribute of `{names.STALL}` | type | unit | what it says |"
     yield "|---|---|---|---|"
