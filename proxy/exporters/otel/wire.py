@@ -45,12 +45,13 @@ class Wire:
         }
 
     def _session(self) -> Any:
-        """What the SDK sends with, freed of two habits: ``~/.netrc`` replaces a configured ``Authorization``,
-        and ``REQUESTS_CA_BUNDLE`` a configured CA."""
+        """What the SDK sends with, freed of three habits: ``~/.netrc`` replaces a configured ``Authorization``,
+        ``REQUESTS_CA_BUNDLE`` a configured CA, and a redirect, which it does not follow, is a success."""
         import requests
 
         session = requests.Session()
         session.auth = _as_it_is
+        session.hooks["response"].append(_no_redirect)
         if self.ca_file is not None:
             session.trust_env = False
             session.proxies = requests.utils.get_environ_proxies(self.endpoint)
@@ -90,6 +91,13 @@ def wire_of(otel: Otel, signal: Signal, environ: Mapping[str, str] | None = None
 
 def _as_it_is(request: Any) -> Any:
     return request
+
+
+def _no_redirect(response: Any, *_: Any, **__: Any) -> None:
+    import requests
+
+    if 300 <= response.status_code < 400:
+        raise requests.RequestException(f"{response.status_code}, a redirect: configure where it leads")
 
 
 def _headers_of(otel: Otel) -> dict[str, str]:

@@ -242,6 +242,17 @@ def test_a_refusal_loses_the_batch_and_is_told_once_each_way(collector: Receiver
     traces.close(5)
 
 
+def test_a_redirect_is_no_success(collector: Receiver, told: list[str]) -> None:
+    """As from http to https: the SDK neither follows it nor says so."""
+    collector.answer(308)
+    traces = make(collector.url)
+    traces([chat()])
+    eventually(lambda: traces.failures() == {EXPORTER: 1})
+    eventually(lambda: "308, a redirect" in str(told))
+    traces.close(5)
+    assert (traces.dropped(), collector.attempts) == ({SPANS: 2}, 1)
+
+
 def test_a_collector_that_is_not_there_floods_nothing(told: list[str]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
