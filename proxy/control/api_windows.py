@@ -95,18 +95,22 @@ _Step = Annotated[
 ]
 
 
-def wanted_of(now_ns: int, metric: Metric, window: str, step: str | None, by: By) -> Wanted:
+def wanted_of(
+    controller: Controller, now_ns: int, metric: Metric, window: str, step: str | None, by: By
+) -> Wanted:
     """The question of ``/api/timeseries``; ``ApiError`` 422 where it is none."""
     window_ns = window_of(window)
     step_ns = -(-window_ns // _POINTS) if step is None else duration("step", step, TEN_NS, DAY_NS, _STEP)
     if step_ns > window_ns:
         raise ApiError(422, f"step: {step!r} is longer than the window {window!r}", _STEP)
-    return Wanted(metric, by, now_ns - window_ns, now_ns, step_of(step_ns, window_ns))
+    return Wanted(
+        metric, by, now_ns - window_ns, now_ns, step_of(step_ns, window_ns), controller.ledger.rate_quantile
+    )
 
 
 def series_of(controller: Controller, metric: Metric, window: str, step: str | None, by: By) -> Reader:
     """Who reads the answer from this host's windows; ``ApiError`` 422 where it cannot be answered."""
-    wanted = wanted_of(controller.now_unix_ns(), metric, window, step, by)
+    wanted = wanted_of(controller, controller.now_unix_ns(), metric, window, step, by)
     controller.windows.advance(wanted.to_ns)
     reader = Reader(controller.windows, wanted)
     if reader.count > POINTS_MOST:
@@ -126,9 +130,9 @@ async def _fleet_summary(controller: Controller, reader: FleetReader, window_ns:
 
 
 async def _fleet_series(
-    reader: FleetReader, metric: Metric, window: str, step: str | None, by: By
+    controller: Controller, reader: FleetReader, metric: Metric, window: str, step: str | None, by: By
 ) -> TimeSeries:
-    wanted = wanted_of(reader.now_ns(), metric, window, step, by)
+    wanted = wanted_of(controller, reader.now_ns(), metric, window, step, by)
     series = FleetSeries(wanted)
     try:
         return await reader.series(
@@ -172,7 +176,7 @@ def windows_router(controller: Controller) -> APIRouter:
         if reader is not None:
             try:
                 found = await reader.read(window_ns, reader.now_ns())
-                return reply(miss_rates_of(found.windowed, of_all(reader, found.instances)))
+                return reply(miss_rates_of(controller, found.windowed, of_all(reader, found.instances)))
             except StoreError as error:
                 share = instead(reader, error.reason)
         await preparing.ready(window_ns)
@@ -192,7 +196,7 @@ def windows_router(controller: Controller) -> APIRouter:
         fleet, share = reader_of(controller, scope), HERE
         if fleet is not None:
             try:
-                return reply(await _fleet_series(fleet, metric, window, step, by))
+                return reply(await _fleet_series(controller, fleet, metric, window, step, by))
             except StoreError as error:
                 share = instead(fleet, error.reason)
         reader = series_of(controller, metric, window, step, by)

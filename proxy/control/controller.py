@@ -64,6 +64,7 @@ class Process:
             sinks=[self.logs],
         )
         self.controller.prefills.freeze(config.slos)
+        self.controller.ledger.rate_quantile = config.fluid_rate.quantile
         self.controller.watch_exporter(self.logs.failures, self.logs.dropped)
         self.exports = Exports(config, self.controller)
         self.link = LinkServer(self.controller, clock.monotonic_ns)
@@ -172,6 +173,7 @@ class Process:
         self.controller.reload_ok = True
         self.controller.set_table(table)
         self.controller.prefills.freeze(config.slos)
+        self.controller.ledger.rate_quantile = config.fluid_rate.quantile
         self.link.send_table()
         self._configure_logs()
         # Marks taken before the reading stay: what changed since then has not been read.

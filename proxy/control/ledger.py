@@ -39,7 +39,7 @@ FLUIDITY: Final = "legato_fluidity_ratio"
 HISTOGRAMS: Final = (TTFT, TBT, TPOT, DURATION, NORMALIZED, LONGEST_GAP, FLUIDITY)
 #: Whose quantiles the summary tells, beside the least TBT deadline.
 SKETCHED: Final = (TTFT, TBT, TPOT, DURATION, NORMALIZED, FLUIDITY)
-#: The fluid token rate is 1 / this quantile of the least TBT deadline.
+#: The fluid token rate is 1 / this quantile of the least TBT deadline, where the settings say nothing.
 RATE_QUANTILE: Final = 0.99
 
 Bounds = dict[str, tuple[float, ...]]
@@ -120,12 +120,12 @@ class GroupBook:
         self.hists[name].add(value)
         self.sketches[name].add(value)
 
-    def rate(self) -> tuple[float | None, str | None]:
+    def rate(self, quantile: float = RATE_QUANTILE) -> tuple[float | None, str | None]:
         """The fluid token rate in tokens per second, or ``None`` and why there is none."""
         if not self.scored:
             return None, "no stream was scored"
         finite = self.least_tbt.count
-        place = rank(RATE_QUANTILE, self.scored)
+        place = rank(quantile, self.scored)
         if place > finite:
             without = f"{self.scored - finite} of {self.scored} streams"
             return None, f"TTFT: {without} reach their target with no TBT deadline"
@@ -149,7 +149,7 @@ class GroupBook:
         self.scored += other.scored
         self.under_target += other.under_target
 
-    def freeze(self, key: GroupKey) -> GroupStats:
+    def freeze(self, key: GroupKey, rate_quantile: float = RATE_QUANTILE) -> GroupStats:
         """What readers see of it."""
         return GroupStats(
             backend=key.backend,
@@ -161,7 +161,7 @@ class GroupBook:
             hists={name: buckets.freeze() for name, buckets in self.hists.items()},
             output_tokens=dict(self.output_tokens),
             prompt_tokens=dict(self.prompt_tokens),
-            fluid_token_rate=self.rate()[0],
+            fluid_token_rate=self.rate(rate_quantile)[0],
         )
 
 
@@ -173,6 +173,7 @@ class Ledger:
         self.groups: dict[GroupKey, GroupBook] = {}
         self.unmeasured = dict.fromkeys(UNMEASURED, 0)
         self.settled = 0
+        self.rate_quantile = RATE_QUANTILE  # of the fluid token rate; may change at any time
         self._bounds = bounds_of(slos)
 
     def fold(self, batch: Iterable[Settled]) -> None:
@@ -208,7 +209,7 @@ class Ledger:
 
     def freeze(self) -> tuple[GroupStats, ...]:
         """All groups, sorted."""
-        return tuple(self.groups[key].freeze(key) for key in sorted(self.groups))
+        return tuple(self.groups[key].freeze(key, self.rate_quantile) for key in sorted(self.groups))
 
     def _count_unmeasured(self, reason: str) -> None:
         # A worker of another version may know a reason that is not in the list: it is an error to us.

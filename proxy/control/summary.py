@@ -82,7 +82,8 @@ class GroupSummary(Struct, frozen=True, kw_only=True):
     output_tokens: int
     prompt_tokens: int
     fluid_token_rate: Annotated[
-        float | None, Meta(description="tokens per second at which 99% of requests stay fluid")
+        float | None,
+        Meta(description="tokens per second at which `fluid_rate.quantile` of requests (99%) stay fluid"),
     ]
     fluid_token_rate_reason: Annotated[str | None, Meta(description="why there is none")]
     in_flight: InFlight
@@ -162,16 +163,18 @@ def summarise(controller: Controller) -> Summary:
     for book in books.values():
         total.merge(book)
     keys = sorted(books.keys() | now.keys())
-    promised = objectives(controller)
+    promised, quantile = objectives(controller), controller.ledger.rate_quantile
     return frame(
         controller,
         snapshot,
         asked_ns=None,
         covered=(snapshot.since_unix_ns, snapshot.at_unix_ns),
         relative_error=RELATIVE_ERROR,
-        total=_group(None, total, snapshot.now, None),
+        total=_group(None, total, snapshot.now, None, quantile),
         groups=[
-            _group(key, books.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo))
+            _group(
+                key, books.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo), quantile
+            )
             for key in keys
         ],
     )
@@ -219,9 +222,13 @@ def frame(
 
 
 def _group(
-    key: GroupKey | None, book: GroupBook, now: Iterable[GroupNow], objective: float | None
+    key: GroupKey | None,
+    book: GroupBook,
+    now: Iterable[GroupNow],
+    objective: float | None,
+    rate_quantile: float,
 ) -> GroupSummary:
-    rate, reason = book.rate()
+    rate, reason = book.rate(rate_quantile)
     sketches = book.sketches
     return GroupSummary(
         backend=None if key is None else key.backend,

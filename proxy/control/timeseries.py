@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 from msgspec import Meta, Struct, field
 
+from proxy.control.ledger import RATE_QUANTILE
 from proxy.control.record import iso_time
 from proxy.control.scope import HERE, Degraded, Share
 from proxy.control.settle import GroupKey
@@ -89,6 +90,14 @@ class Wanted(NamedTuple):
     from_ns: int
     to_ns: int
     step_ns: int
+    rate_quantile: float = RATE_QUANTILE  # of the fluid token rate
+
+
+class _Over(NamedTuple):
+    """What a value is over: so many seconds, and the quantile of the fluid token rate."""
+
+    covered_s: float
+    rate_quantile: float
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -103,12 +112,12 @@ def _good(slot: Slot) -> float | None:
     return _ratio(slot.results["good"], slot.results["good"] + slot.results["bad"])
 
 
-def _quantile(name: str, q: float) -> Callable[[Slot, float], float | None]:
+def _quantile(name: str, q: float) -> Callable[[Slot, _Over], float | None]:
     return lambda slot, _: seconds(slot.hists[name], q)
 
 
-#: Unit and value of each metric, of a slot that covers so many seconds.
-_METRICS: Final[dict[str, tuple[str, Callable[[Slot, float], float | None]]]] = {
+#: Unit and value of each metric, of a slot.
+_METRICS: Final[dict[str, tuple[str, Callable[[Slot, _Over], float | None]]]] = {
     "requests": ("requests", lambda slot, _: slot.requests),
     "good_ratio": ("ratio", lambda slot, _: _good(slot)),
     "deadline_miss_rate": ("ratio", lambda slot, _: _miss_rate(slot)),
@@ -125,11 +134,11 @@ _METRICS: Final[dict[str, tuple[str, Callable[[Slot, float], float | None]]]] = 
     "duration_p99": ("seconds", _quantile("duration", 0.99)),
     "tokens_per_second": (
         "tokens per second",
-        lambda slot, covered_s: slot.totals["output_tokens"] / covered_s if covered_s > 0 else None,
+        lambda slot, over: slot.totals["output_tokens"] / over.covered_s if over.covered_s > 0 else None,
     ),
     "fluidity_p1": ("ratio", lambda slot, _: slot.fluidity(0.01)),
     "fluidity_p50": ("ratio", lambda slot, _: slot.fluidity(0.5)),
-    "fluid_token_rate": ("tokens per second", lambda slot, _: slot.fluid_rate()[0]),
+    "fluid_token_rate": ("tokens per second", lambda slot, over: slot.fluid_rate(over.rate_quantile)[0]),
 }
 assert set(_METRICS) == set(get_args(Metric))
 
@@ -260,7 +269,7 @@ def _names(key: GroupKey, shared: By) -> _Names:
 
 
 def _point_of(wanted: Wanted, slot: Slot, start_ns: int, end_ns: int) -> Point:
-    value = _METRICS[wanted.metric][1](slot, (end_ns - start_ns) / 1e9)
+    value = _METRICS[wanted.metric][1](slot, _Over((end_ns - start_ns) / 1e9, wanted.rate_quantile))
     return Point(iso_time(start_ns), iso_time(end_ns), None if value is None else round(value, 6))
 
 

@@ -59,7 +59,8 @@ class GroupMissRate(Struct, frozen=True, kw_only=True):
     model: str | None
     slo: str | None
     fluid_token_rate: Annotated[
-        float | None, Meta(description="tokens per second at which 99% of requests stay fluid")
+        float | None,
+        Meta(description="tokens per second at which `fluid_rate.quantile` of requests (99%) stay fluid"),
     ]
     fluid_token_rate_reason: Annotated[str | None, Meta(description="why there is none")]
     miss_rate: Annotated[MissCurvePoints | None, Meta(description="null: see miss_rate_reason")]
@@ -97,16 +98,22 @@ def _summary(
     controller: Controller, snapshot: Snapshot, window_ns: int, read: Windowed, share: Share
 ) -> Summary:
     now = {GroupKey(each.backend, each.model, each.slo): each for each in snapshot.now}
-    promised, empty = objectives(controller), Slot()
+    promised, empty, quantile = objectives(controller), Slot(), controller.ledger.rate_quantile
     return frame(
         controller,
         snapshot,
         asked_ns=window_ns,
         covered=(read.start_ns, read.end_ns),
         relative_error=read.total.relative_error,
-        total=_group(None, read.total, snapshot.now, None),
+        total=_group(None, read.total, snapshot.now, None, quantile),
         groups=[
-            _group(key, read.groups.get(key, empty), [now[key]] if key in now else [], promised.get(key.slo))
+            _group(
+                key,
+                read.groups.get(key, empty),
+                [now[key]] if key in now else [],
+                promised.get(key.slo),
+                quantile,
+            )
             for key in sorted(read.groups.keys() | now.keys())
         ],
         share=share,
@@ -114,9 +121,9 @@ def _summary(
 
 
 def _group(
-    key: GroupKey | None, slot: Slot, now: Iterable[GroupNow], objective: float | None
+    key: GroupKey | None, slot: Slot, now: Iterable[GroupNow], objective: float | None, rate_quantile: float
 ) -> GroupSummary:
-    rate, reason = slot.fluid_rate()
+    rate, reason = slot.fluid_rate(rate_quantile)
     results, deadlines, hists = slot.results, slot.deadlines, slot.hists
     return GroupSummary(
         backend=None if key is None else key.backend,
@@ -156,22 +163,23 @@ def seconds(hist: LogHistogram, q: float) -> float | None:
 
 def miss_rates(controller: Controller, window_ns: int, share: Share = HERE) -> MissRates:
     """The curves of what ended here in the last ``window_ns``."""
-    return miss_rates_of(controller.windows.read(window_ns, controller.now_unix_ns()), share)
+    return miss_rates_of(controller, controller.windows.read(window_ns, controller.now_unix_ns()), share)
 
 
-def miss_rates_of(read: Windowed, share: Share) -> MissRates:
+def miss_rates_of(controller: Controller, read: Windowed, share: Share) -> MissRates:
     """The curves of what was read."""
+    quantile = controller.ledger.rate_quantile
     return MissRates(
         iso_time(read.start_ns),
         iso_time(read.end_ns),
         *share,
-        _curves(None, read.total),
-        [_curves(key, read.groups[key]) for key in sorted(read.groups)],
+        _curves(None, read.total, quantile),
+        [_curves(key, read.groups[key], quantile) for key in sorted(read.groups)],
     )
 
 
-def _curves(key: GroupKey | None, slot: Slot) -> GroupMissRate:
-    rate, reason = slot.fluid_rate()
+def _curves(key: GroupKey | None, slot: Slot, rate_quantile: float) -> GroupMissRate:
+    rate, reason = slot.fluid_rate(rate_quantile)
     curve, points = slot.curve, None
     if curve is not None and curve.samples:
         points = MissCurvePoints(

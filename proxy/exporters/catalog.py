@@ -164,7 +164,7 @@ CATALOG: Final[tuple[Metric, ...]] = (
     ),
     _gauge(
         "legato_fluid_token_rate",
-        "Tokens per second at which 99% of requests stay fluid: 1 / p99 of the least TBT deadline.",
+        "Tokens per second at which 99% of requests (`fluid_rate.quantile`) stay fluid.",
         *GROUP,
         unit="tokens per second",
     ),

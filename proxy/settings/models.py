@@ -26,6 +26,7 @@ from proxy.settings.types import (
     Networks,
     OffDuration,
     PositiveDuration,
+    Ratio,
     Size,
     Switch,
     Url,
@@ -267,6 +268,18 @@ class RequestId(Settings):
     )
 
 
+class FluidRate(Settings):
+    """The fluid token rate: how many tokens per second the server may promise."""
+
+    quantile: Ratio = Field(
+        default=0.99,
+        gt=0,
+        lt=1,
+        description="The rate at which this share of the requests reaches its SLO's `fluidity`: 1 over this "
+        "quantile of the least TBT deadline.",
+    )
+
+
 class Config(Settings):
     """Everything; ready to use."""
 
@@ -298,6 +311,7 @@ class Config(Settings):
         description="Request headers that go into records, logs and spans, never into metrics: tag to "
         "header. `request_id` fills the record's field of that name, the others its `tags`.",
     )
+    fluid_rate: FluidRate = Field(default=FluidRate(), description="The fluid token rate.")
     trusted_proxies: Networks = Field(default=(), description="Clients whose `X-Forwarded-For` is believed.")
     forwarded_headers: Switch = Field(
         default=False, description="Add `X-Forwarded-For`, `-Proto` and `-Host` upstream."

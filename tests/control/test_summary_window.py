@@ -10,9 +10,12 @@ import msgspec
 import pytest
 
 from proxy import clock as clocks
+from proxy.control.api_windows import wanted_of
 from proxy.control.core import Controller
 from proxy.control.record import iso_time
+from proxy.control.scope import HERE
 from proxy.control.summary import Summary, summarise
+from proxy.control.timeseries import Reader
 from proxy.control.windowed import MissRates, miss_rates, summarise_window
 from proxy.link import FactsBatch
 from tests.control.facts import BATCH, UNIX, S, facts, table
@@ -93,6 +96,28 @@ def test_no_curve_and_no_rate_say_why() -> None:
     legato.feed(FactsBatch([stream_now(clock, 900)]))  # late, and one token: no deadline helps
     reason = miss_rates(legato, MINUTE).total.fluid_token_rate_reason
     assert reason == "TTFT: 1 of 1 streams reach their target with no TBT deadline"
+
+
+def test_the_rate_is_that_of_the_quantile_that_the_settings_name() -> None:
+    clock = Clock()
+    legato = control(clock)
+    legato.feed(FactsBatch([stream_now(clock, 100, 100 + gap) for gap in (20, 30, 80)]))
+    rates = []
+    for quantile in (0.3, 0.5, 0.99):
+        legato.ledger.rate_quantile = quantile
+        wanted = wanted_of(legato, clock.now_ns, "fluid_token_rate", "1m", "1m", "none")
+        reader = Reader(legato.windows, wanted)
+        list(reader.steps())
+        (series,) = reader.answer(HERE).series
+        told = {
+            summarise(legato).total.fluid_token_rate,
+            legato.snapshot().groups[0].fluid_token_rate,
+        }
+        rates.append(summarise_window(legato, MINUTE).total.fluid_token_rate)
+        assert all(rate == pytest.approx(rates[-1], rel=0.02) for rate in told), told
+        assert miss_rates(legato, MINUTE).total.fluid_token_rate == rates[-1]
+        assert [point.value for point in series.points if point.value is not None] == [rates[-1]]
+    assert rates == pytest.approx([1 / 0.02, 1 / 0.03, 1 / 0.08], rel=0.02)
 
 
 def test_curves_fall_as_the_deadline_grows() -> None:
