@@ -23,7 +23,7 @@ from proxy.link import Assigned, Assignment, SplitSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
 from proxy.relay.record_tags import Tags
-from proxy.relay.visitor import visitor
+from proxy.relay.visitor import remembering, visitor
 
 #: Bytes of a session's key; a longer one is none.
 KEY_MAX: Final = 4096
@@ -35,14 +35,15 @@ Peer = tuple[str, int] | None
 
 
 class Split:
-    """One compiled ``SplitSpec``.  ``draw()``: evenly spread in [0, 1)."""
+    """One compiled ``SplitSpec``.  ``trusts(address)``: a proxy whose ``X-Forwarded-For`` is believed;
+    ``draw()``: evenly spread in [0, 1)."""
 
     __slots__ = ("_arms", "_draw", "_drawn", "_force", "_hash", "_key", "_names", "_sticky", "_total", "spec")
 
     def __init__(
         self,
         spec: SplitSpec,
-        trusts: Callable[[Peer], bool] = lambda _: False,
+        trusts: Callable[[str], bool] = lambda _: False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.spec = spec
@@ -134,7 +135,7 @@ class Split:
 _Reader = Callable[[Call, Fields, Peer], bytes | None]
 
 
-def _reader(sticky: tuple[str, str] | None, trusts: Callable[[Peer], bool]) -> _Reader:
+def _reader(sticky: tuple[str, str] | None, trusts: Callable[[str], bool]) -> _Reader:
     """What reads the session's key of a request."""
     if sticky is None:
         return lambda call, fields, peer: None
@@ -162,8 +163,8 @@ def _cookie(fields: Fields, wanted: bytes) -> bytes | None:
 
 def splits_of(table: Table, draw: Callable[[], float] = random.random) -> list[Split | None]:
     """Each route's split, compiled."""
-    tags = Tags(table)
-    return [None if route.split is None else Split(route.split, tags.trusts, draw) for route in table.routes]
+    trusts = remembering(Tags(table).trusts)
+    return [None if route.split is None else Split(route.split, trusts, draw) for route in table.routes]
 
 
 class Assignments:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from proxy.relay.headers import Fields
 
 _MAPPED: Final = "::ffff:"
+#: Characters of an address with its port; what is longer is none, and is not remembered.
+_LONGEST: Final = 64
+#: Addresses that are remembered, each with what it means: to read one takes microseconds.
+_REMEMBERED: Final = 1024
 
 
-def visitor(
-    fields: Fields, peer: tuple[str, int] | None, trusts: Callable[[tuple[str, int] | None], bool]
-) -> bytes | None:
+def visitor(fields: Fields, peer: tuple[str, int] | None, trusts: Callable[[str], bool]) -> bytes | None:
     """The client's address; ``None`` for a peer that has none (a Unix socket).
 
     ``X-Forwarded-For`` is read from its end, as far as those who wrote it are trusted: what stands before the
@@ -22,15 +25,20 @@ def visitor(
     if peer is None:
         return None
     known = _plain(peer[0])
-    if trusts(peer):
+    if trusts(known):
         for told in reversed(_forwarded(fields)):
-            address = _address(told)
+            address = _address(told) if len(told) <= _LONGEST else None
             if address is None:
                 break
             known = address
-            if not trusts((known, 0)):
+            if not trusts(known):
                 break
     return known.encode()
+
+
+def remembering(trusts: Callable[[tuple[str, int] | None], bool]) -> Callable[[str], bool]:
+    """``trusts`` by address, with a bounded memory."""
+    return lru_cache(_REMEMBERED)(lambda address: trusts((address, 0)))
 
 
 def _forwarded(fields: Fields) -> list[str]:
@@ -39,6 +47,7 @@ def _forwarded(fields: Fields) -> list[str]:
     return b",".join(values).decode("latin-1").split(",") if values else []
 
 
+@lru_cache(_REMEMBERED)
 def _address(told: str) -> str | None:
     """An address in its one form; some proxies write a port behind it."""
     text = told.strip()

@@ -191,7 +191,7 @@ NOBODY = Call("POST", "/v1/x")
 
 def key_of(split: SplitSpec, *fields: tuple[str, str], call: Call = NOBODY, peer: Any = None) -> bytes | None:
     """The key that must have been read, by the session that was made of it."""
-    compiled = Split(split, trusts=lambda peer: peer is not None and peer[0].startswith("10."))
+    compiled = Split(split, trusts=lambda address: address.startswith("10."))
     assignment = compiled.assign(call, [(name.encode(), value.encode()) for name, value in fields], peer)
     if assignment.session is None:
         assert assignment.by == "no_key"
