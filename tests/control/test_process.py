@@ -236,6 +236,23 @@ def test_the_tick_fits_the_prefill_curves(monkeypatch: pytest.MonkeyPatch) -> No
     assert learned.fit.seen == 1
 
 
+def test_the_quantile_of_the_fluid_token_rate_is_that_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "legato.yaml"
+
+    def settings(quantile: str) -> None:
+        backends = "backends: {b: {url: http://127.0.0.1:1}}"
+        file.write_text(f"{backends}\naccess_log: off\nfluid_rate: {{quantile: {quantile}}}\n")
+
+    settings("90%")
+    boot: Boot = {"file": str(file), "flags": {}}
+    with socket.create_server(("127.0.0.1", 0)) as admin, socket.socket(socket.AF_UNIX) as link:
+        process = controller.Process(boot, load(boot), admin, link)
+        assert process.controller.ledger.rate_quantile == 0.9
+        settings("95%")
+        process.reload()
+        assert process.controller.ledger.rate_quantile == 0.95
+
+
 def test_draining_is_said_and_the_admin_api_goes_on(running: Running) -> None:
     running.connect()
     eventually(lambda: running.get("/readyz")["ready"])
