@@ -45,8 +45,9 @@ class Wire:
         }
 
     def _session(self) -> Any:
-        """What the SDK sends with, freed of three habits: ``~/.netrc`` replaces a configured ``Authorization``,
-        ``REQUESTS_CA_BUNDLE`` a configured CA, and a redirect, which it does not follow, is a success."""
+        """What the SDK sends with, freed of three habits: ``~/.netrc`` replaces a configured
+        ``Authorization``, ``REQUESTS_CA_BUNDLE`` a configured CA, and a redirect, not followed, is a success.
+        """
         import requests
 
         session = requests.Session()
