@@ -70,5 +70,12 @@ def spans(settled: Settled, kept: Kept = "sampled", opt_in: str = "", **of: Any)
     return spans_in(type(message).FromString(message.SerializeToString()))
 
 
+def both(settled: Any, **options: Any) -> tuple[Span, Span]:
+    """Its SERVER and its CLIENT span."""
+    server, client = spans(settled, **options)
+    assert (server.kind, client.kind) == ("SERVER", "CLIENT")
+    return server, client
+
+
 __all__ = ["CLIENT", "MS", "PARENT", "SERVER", "T0", "TRACE", "Asked", "Usage", "at", "chat", "ids", "plain"]
-__all__ += ["refused", "spans"]
+__all__ += ["both", "refused", "spans"]
