@@ -272,9 +272,12 @@ def _redis_stats(state: FleetState) -> RedisStats:
 
 
 def _slo_stats(slo: SloSpec) -> SloStats:
+    targets_ns = [ttft_ns for _, ttft_ns in slo.ttft_points]
+    if slo.curves and not slo.live:  # the points are then for whom nothing was learned
+        targets_ns = [ns + slo.slack_ns for curve in slo.curves for _, ns in curve.points]
     return SloStats(
         name=slo.name,
-        ttft_target_s=min(ttft_ns for _, ttft_ns in slo.ttft_points) / 1e9,
+        ttft_target_s=min(targets_ns) / 1e9,
         tbt_target_s=slo.tbt_ns / 1e9,
         objective=slo.objective,
     )

@@ -73,7 +73,7 @@ class BackendStats:
 
 @dataclass(frozen=True, slots=True)
 class SloStats:
-    """One SLO's promises; ``ttft_target_s`` is the smallest of a table by prompt length."""
+    """One SLO's promises; ``ttft_target_s`` is the smallest of one by prompt length."""
 
     name: str
     ttft_target_s: float

@@ -209,7 +209,7 @@ CATALOG: Final[tuple[Metric, ...]] = (
     # what was promised
     _gauge(
         "legato_ttft_target_seconds",
-        "The configured TTFT deadline; of a table by prompt length, its smallest.",
+        "The TTFT deadline; of one by prompt length (table, quadratic, learned), its smallest.",
         "slo",
         unit="seconds",
     ),

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control.buckets import Buckets
+from proxy.control.core import Controller
 from proxy.control.labels import GroupCap
 from proxy.control.ledger import DURATION, FLUIDITY, LONGEST_GAP, NORMALIZED, TBT, TTFT, Ledger
 from proxy.control.settle import GroupKey, Settled, settle
 from proxy.control.store import Store
 from proxy.exporters.catalog import OTHER
-from proxy.link import Facts, SloSpec, Stream, Usage
-from tests.control.facts import BATCH, DEFAULT, MS, at, facts, stream, streamed
+from proxy.link import Facts, LearnedCurve, SloSpec, Stream, Usage
+from tests.control.facts import BATCH, DEFAULT, MS, at, facts, stream, streamed, table
 
 HERE = "here"
 ALL_OTHER = GroupKey(OTHER, OTHER, OTHER)
@@ -243,3 +244,14 @@ def test_arrivals_are_bounded_in_bytes_and_records_stay() -> None:
     assert sum(kept.size for kept in store.worst) <= 100_000
     for kept in store.recent:
         assert msgspec.to_builtins(kept.settled.record) == msgspec.to_builtins(records[kept.settled.facts.id])
+
+
+def test_the_ttft_target_that_is_shown_is_the_smallest_that_is_promised() -> None:
+    curve = LearnedCurve("b", "m", ((64, 50 * MS), (4096, 400 * MS)))
+    learned = msgspec.structs.replace(BATCH, curves=(curve,), slack_ns=20 * MS)
+    fallback_s = BATCH.ttft_points[0][1] / 1e9
+    for slo, shown_s in ((BATCH, fallback_s), (learned, 0.07)):
+        for live, wanted_s in ((False, shown_s), (True, fallback_s)):
+            rules = table(msgspec.structs.replace(slo, live=live))
+            control = Controller(rules, instance="i", version="0", unix_ns=int, monotonic_ns=int)
+            assert control.snapshot().slos[0].ttft_target_s == wanted_s
