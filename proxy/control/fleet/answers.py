@@ -77,10 +77,12 @@ class Answers:
                 value = await make()
             now_ns = self._monotonic_ns()
             keep_ns = max(least_ns, KEPT_TIMES * (now_ns - begun_ns))
-            self._answers.pop(question, None)
-            self._answers[question] = _Kept(value, now_ns + keep_ns)
-            while len(self._answers) > KEPT_MOST:
-                del self._answers[next(iter(self._answers))]
+            fresh = {each: held for each, held in self._answers.items() if now_ns < held.until_ns}
+            fresh.pop(question, None)
+            fresh[question] = _Kept(value, now_ns + keep_ns)
+            while len(fresh) > KEPT_MOST:
+                del fresh[next(iter(fresh))]
+            self._answers = fresh
             return value
 
     @contextmanager

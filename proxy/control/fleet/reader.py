@@ -22,7 +22,6 @@ from proxy.control.fleet.answers import Answers, Away, fine
 from proxy.control.fleet.layout import (
     HOST_S,
     LAYOUT,
-    NOW_S,
     RECENT_MOST,
     WORST_MOST,
     GroupValue,
@@ -48,10 +47,15 @@ from scoring.slot import Slot
 #: Groups of all hosts that are told apart; those beyond are one.
 GROUPS_MOST: Final = 256
 _S: Final = 1_000_000_000
-#: Hashes asked for at once: at 3 hosts of 64 groups some 3 MB.
+#: Hashes asked for at once: the first time, at most, and no more than of about so many bytes.
+_BATCH_FIRST: Final = 4
 _BATCH: Final = 16
+_BATCH_BYTES: Final = 4 << 20
 #: Strings asked for at once.
 _VALUES: Final = 64
+#: Who ended a round in the last seconds is asked for what it has in flight: twice the longest
+#: ``redis.every`` and some; of those that are gone it has expired.
+_WROTE_S: Final = 150
 #: Work between two turns of the loop.
 _STEP_NS: Final = 3_000_000
 _REST: Final = GroupKey(OTHER, OTHER, OTHER)
@@ -220,9 +224,13 @@ class Reader:
     ) -> AsyncIterator[tuple[int, GroupValue]]:
         """What stands in each place, with the number that it was given; work is done between two of them."""
         turns = _Turns(self._monotonic_ns)
-        for batch in _batches(places, _BATCH):
+        done, size = 0, _BATCH_FIRST
+        while done < len(places):
+            batch = places[done : done + size]
             hashes = await self._source.hashes([self._keys.slot(*place) for _, place in batch])
             turns.anew()
+            held = sum(len(value) for fields in hashes for value in fields.values())
+            done, size = done + len(batch), min(max(_BATCH_BYTES * len(batch) // (held or 1), 1), _BATCH)
             for (number, _), fields in zip(batch, hashes, strict=True):
                 for group in (group for value in fields.values() for group in self._groups(value)):
                     yield number, group
@@ -256,7 +264,7 @@ class Reader:
     # ------------------------------------------------------------ now and records
 
     async def _now(self) -> FleetNow:
-        hosts = await self._source.hosts(self.now_ns() // _S - 2 * NOW_S)
+        hosts = await self._source.hosts(self.now_ns() // _S - _WROTE_S)
         found: list[NowValue] = []
         for batch in _batches([self._keys.now(host) for host in hosts], _VALUES):
             for data in await self._source.values(batch):

@@ -175,6 +175,33 @@ def test_answers_that_are_kept_are_few() -> None:
     run(ask())
 
 
+def test_answers_that_are_old_are_let_go() -> None:
+    memory, _, clock = three_hosts(MINUTE)
+    monotonic = Ticks()
+    asked = reader(memory, Ticks(clock.now_ns), monotonic)
+
+    async def ask() -> None:
+        for minutes in range(1, 4):
+            await asked.read(minutes * MINUTE, clock.now_ns)
+        monotonic.now_ns += 600 * S
+        await asked.hosts()
+        assert list(asked._answers._answers) == ["hosts"]
+
+    run(ask())
+
+
+@pytest.mark.parametrize(("value", "most"), [(10, 16), (100_000, 13), (2_000_000, 4)])
+def test_many_hosts_are_asked_for_fewer_slots_at_once(value: int, most: int) -> None:
+    memory, now_ns = Memory(), UNIX - UNIX % HOUR + 50 * MINUTE
+    fields = {host: bytes(value) for host in ("a", "b", "c")}  # whatever it is
+    for back in range(21):
+        memory.hashed[KEYS.slot(Grain.MINUTE, Grain.MINUTE.number(now_ns) - back)] = fields
+    asked = reader(memory, Ticks(now_ns))
+    run(asked.read(20 * MINUTE, now_ns))
+    assert memory.most == most
+    assert asked.nonsense == 3 * 21  # each slot once
+
+
 # ---------------------------------------------------------------- nonsense and failures
 
 
@@ -272,7 +299,7 @@ def test_what_is_in_flight_is_added_up_over_hosts() -> None:
     for host, up, worst_ns in (("a", True, 5_000_000), ("b", False, 4_000_000)):
         groups = [GroupNow(*LLAMA, 3, 1, 2, worst_ns, 10.0)]
         memory.picture(host, UNIX, groups, [BackendNow("gpu", up, 2, 1, 0, 4)])
-    memory.picture("old", UNIX - 60 * S, [GroupNow(*LLAMA, 9, 9, 9, 9)], [])
+    memory.picture("old", UNIX - 200 * S, [GroupNow(*LLAMA, 9, 9, 9, 9)], [])
     memory.picture("odd", UNIX, [], [])
     memory.stored[KEYS.now("odd")] = b"odd"
     asked = reader(memory, unix)
@@ -281,6 +308,14 @@ def test_what_is_in_flight_is_added_up_over_hosts() -> None:
     (gpu,) = found.backends
     assert (gpu.name, gpu.up, gpu.active, gpu.idle, gpu.addresses) == ("gpu", True, 4, 2, 4)
     assert (found.instances, asked.nonsense) == (2, 1)
+
+
+def test_who_writes_its_slots_once_a_minute_is_in_flight_all_the_time() -> None:
+    memory = Memory()
+    memory.picture("a", UNIX, [GroupNow(*LLAMA, 3, 1, 2, 0, 10.0)], [])
+    memory.wrote["a"] = UNIX // S - 100
+    found = run(reader(memory, Ticks(UNIX)).now())
+    assert (found.instances, [each.in_flight for each in found.groups]) == (1, [3])
 
 
 # ---------------------------------------------------------------- records
