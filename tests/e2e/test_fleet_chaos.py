@@ -21,6 +21,8 @@ from tests.helpers.procs import Legato, alive, eventually, serve
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
 
+pytestmark = pytest.mark.timeout(300)  # 20,000 requests on a busy machine
+
 HOSTS = 3
 REQUESTS = 20_000
 LASTS_S = 45.0
@@ -191,6 +193,9 @@ def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
             assert (said["scope"], said["total"]["requests"]) == ("fleet", merged)
             assert said["total"]["deadlines"]["met"] == summed(tens, "met")
             assert said["total"]["output_tokens"] == summed(tens, "output_tokens")
+
+        # Nobody is counted twice: not by the next control process, nor by a worker that says it again.
+        assert merged <= sum(one.end != "refused" for crowd in seen for one in crowd)
 
         # What is missing was in flight at a kill, or had settled since the last write: and it is told.
         answered = [one for crowd in seen for one in crowd if one.right]
