@@ -76,16 +76,7 @@ class Traces:
         self._room = max(_bsp(variables, "MAX_QUEUE_SIZE"), 2)  # a request has two spans
         self._exporter: _Watched | None = None
         try:
-            wire = wire_of(otel, "traces", variables)
-            self._trouble = Trouble(f"spans to {wire.endpoint}")
-            self._exporter = _Watched(_exporter(wire), self._trouble)
-            self._processor = BatchSpanProcessor(
-                self._exporter,
-                max_queue_size=self._room,
-                schedule_delay_millis=_bsp(variables, "SCHEDULE_DELAY"),
-                # The SDK refuses batches larger than the queue: a small queue alone would end all spans.
-                max_export_batch_size=min(_bsp(variables, "MAX_EXPORT_BATCH_SIZE"), self._room),
-            )
+            self._start(wire_of(otel, "traces", variables), variables)
         except ImportError:
             self._trouble.failed("otel.protocol grpc needs the extra: pip install 'legato[grpc]'")
         except WireError as error:
@@ -144,6 +135,17 @@ class Traces:
         return self._keep.counts
 
     # ------------------------------------------------------------ inside
+
+    def _start(self, wire: Wire, variables: Mapping[str, str]) -> None:
+        self._trouble = Trouble(f"spans to {wire.endpoint}")
+        self._exporter = _Watched(_exporter(wire), self._trouble)
+        self._processor = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=self._room,
+            schedule_delay_millis=_bsp(variables, "SCHEDULE_DELAY"),
+            # The SDK refuses batches larger than the queue: a small queue alone would end all spans.
+            max_export_batch_size=min(_bsp(variables, "MAX_EXPORT_BATCH_SIZE"), self._room),
+        )
 
     def _full(self) -> bool:
         """Whether two more spans would not fit.  (The SDK's queue would push out the oldest, unseen.)"""
