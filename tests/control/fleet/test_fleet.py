@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import msgspec
@@ -23,16 +22,10 @@ from tests.control.facts import UNIX, at, facts, streamed, table
 from tests.control.fleet.host import Clock, booking, everywhere
 from tests.control.test_workers import beat, now
 from tests.helpers.procs import eventually
-from tests.helpers.redis_server import RedisServer, redis_server
+from tests.helpers.redis_server import RedisServer
 
 S = 1_000_000_000
 KEYS = Keys("test")
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with redis_server() as found:
-        yield found
 
 
 def controller_of() -> Controller:
