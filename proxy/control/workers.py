@@ -178,28 +178,22 @@ class Workers:
         merged: dict[GroupKey, GroupNow] = {}
         for beat in self._beats():
             for now in beat.groups:
-                key = cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo))
-                held = merged.get(key)
-                if held is None:
-                    merged[key] = GroupNow(
-                        *key,
-                        now.in_flight,
-                        now.overdue,
-                        now.missed,
-                        now.worst_overdue_ns,
-                        now.tokens_per_s,
-                    )
-                else:
-                    held.in_flight += now.in_flight
-                    held.overdue += now.overdue
-                    held.missed += now.missed
-                    held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
-                    held.tokens_per_s += now.tokens_per_s
+                add_now(merged, cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo)), now)
         return tuple(merged[key] for key in sorted(merged))
 
     def backends(self) -> tuple[BackendStats, ...]:
         """Each backend's pools, added up; up if any worker reaches it."""
         return merge_backends(beat for beat in self._beats())
+
+
+def add_now(merged: dict[GroupKey, GroupNow], key: GroupKey, now: GroupNow) -> None:
+    """Add one picture of streams in flight to what others say of the same key."""
+    held = merged.setdefault(key, GroupNow(*key, 0, 0, 0, 0))
+    held.in_flight += now.in_flight
+    held.overdue += now.overdue
+    held.missed += now.missed
+    held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
+    held.tokens_per_s += now.tokens_per_s
 
 
 def merge_backends(beats: Iterable[Beat]) -> tuple[BackendStats, ...]:

@@ -38,7 +38,7 @@ from proxy.control.record import Record
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import BackendStats
 from proxy.control.windows import Windowed
-from proxy.control.workers import merge_backends
+from proxy.control.workers import add_now, merge_backends
 from proxy.exporters.catalog import OTHER
 from proxy.link import Beat, GroupNow
 from scoring import codec
@@ -275,7 +275,7 @@ class Reader:
                         self.nonsense += 1
         groups: dict[GroupKey, GroupNow] = {}
         for each in (group for value in found for group in value.groups):
-            _add_now(groups, each)
+            add_now(groups, _admit(groups, GroupKey(each.backend, each.model, each.slo)), each)
         # Only the pools are read of a beat.
         backends = merge_backends(cast(Iterable[Beat], found))
         return FleetNow(tuple(groups[key] for key in sorted(groups)), backends, len(found))
@@ -323,16 +323,6 @@ def _names(record: Record) -> tuple[str | None, ...]:
 
 def _admit(groups: dict[GroupKey, Any], key: GroupKey) -> GroupKey:
     return key if key in groups or len(groups) < GROUPS_MOST - 1 else _REST
-
-
-def _add_now(groups: dict[GroupKey, GroupNow], now: GroupNow) -> None:
-    key = _admit(groups, GroupKey(now.backend, now.model, now.slo))
-    held = groups.setdefault(key, GroupNow(*key, 0, 0, 0, 0))
-    held.in_flight += now.in_flight
-    held.overdue += now.overdue
-    held.missed += now.missed
-    held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
-    held.tokens_per_s += now.tokens_per_s
 
 
 def _batches(every: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
