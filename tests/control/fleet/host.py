@@ -65,7 +65,7 @@ class Host:
         *,
         name: str = "00000000aaaaaaaa",
         memory: int = 32 << 20,
-        timeout_s: float = 0.3,
+        timeout_s: float = 2,
     ) -> None:
         self.clock = clock or Clock()
         settings = Redis(url=SecretStr(url), timeout=int(timeout_s * S))

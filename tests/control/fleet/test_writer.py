@@ -233,7 +233,7 @@ def test_what_was_settled_and_not_written_is_counted_by_the_next_control_process
 def test_the_look_up_waits_for_redis_and_nothing_is_overwritten_before(server: RedisServer) -> None:
     async def script() -> None:
         server.ask("SET", KEYS.seen("w0"), "5")
-        host = Host(server.url, timeout_s=0.1)
+        host = Host(server.url, timeout_s=0.4)
         host.writer.losses.hello("w0", 9)
         host.writer.losses.seen("w0", 12)
         server.pause()

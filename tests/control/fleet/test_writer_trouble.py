@@ -46,7 +46,7 @@ def test_away_for_a_minute_nothing_is_lost_and_it_catches_up_within_seconds() ->
 
 def test_a_redis_that_hangs_costs_its_timeout_and_no_round(server: RedisServer) -> None:
     async def script() -> None:
-        host = Host(server.url, timeout_s=0.1)
+        host = Host(server.url, timeout_s=0.4)
         host.settle()
         await host.round()
         server.pause()
@@ -54,7 +54,7 @@ def test_a_redis_that_hangs_costs_its_timeout_and_no_round(server: RedisServer) 
             host.settle()
             begun = time.monotonic()
             await host.round()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < 3 * 0.4 + 0.5
             assert host.status() == ("degraded", "slow")
             host.settle()
             await host.round()  # booked and packed all the same
@@ -174,16 +174,16 @@ def test_a_failover_gets_what_was_acknowledged_just_before(server: RedisServer) 
     """Its last seconds were not replicated: after any trouble they are written once more."""
 
     async def script() -> None:
-        host = Host(server.url)
+        host = Host(server.url, timeout_s=0.4)
         for _ in range(4):
             host.settle()
             await host.round()
         ten = KEYS.slot(Grain.TEN, Grain.TEN.number(host.clock.now_ns - 20 * S))
         assert server.ask("DEL", ten) == 1
-        server.ask("CLIENT", "PAUSE", "400")
+        server.ask("CLIENT", "PAUSE", "800")
         await host.round()
         assert host.status()[0] == "degraded"
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         await host.round()
         await host.round(1)  # the slot was missing: all that is kept goes there once more
         assert host.status() == ("ok", None)
