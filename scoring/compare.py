@@ -187,20 +187,17 @@ def judge(
     lacking = float(shortfall(*sums, found, plan))
     if lacking > 1:
         reasons.append("too_few")
-    margin = plan.margins.get(metric.name, metric.margin) * (
-        abs(float(found.control)) if metric.relative else 1
-    )
-    verdict = _verdict(metric.better, low, high, margin)
-    if reasons:
-        verdict = Verdict.UNDECIDED
-    elif verdict is Verdict.UNDECIDED:
+    size = abs(float(found.control)) if metric.relative else 1.0
+    margin = plan.margins.get(metric.name, metric.margin) * size
+    verdict = Verdict.UNDECIDED if reasons else _verdict(metric.better, low, high, margin)
+    if verdict is Verdict.UNDECIDED and not reasons:
         reasons.append("interval")
-    worst_case = high if metric.better > 0 else -low
     more: int | None = 0
-    if reasons:  # of which more data cure only these two
+    if reasons:  # of which more data surely cure only these two
         curable = set(reasons) <= {"interval", "too_few"}
         seen = _count(control) + _count(candidate)
         more = _more(found, margin, plan, seen, lacking) if curable else None
+    at_best = high if metric.better > 0 else -low
     return Judged(
         metric=metric.name,
         control=float(found.control),
@@ -210,7 +207,7 @@ def judge(
         high=high,
         margin=margin,
         verdict=verdict,
-        beyond_margin=verdict is Verdict.WORSE and worst_case < -margin,
+        beyond_margin=verdict is Verdict.WORSE and at_best < -margin,
         reasons=tuple(reasons),
         more_requests=more,
         design_effect=float(found.design_effect),

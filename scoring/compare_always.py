@@ -1,7 +1,7 @@
 """Bounds that hold at every moment at once, so that one may look whenever one likes.
 
 Each rests on Ville's inequality: a process that is a fair bet under the hypothesis, and begins at 1, ever
-reaches 1/alpha with probability alpha at most.  All functions are vectorised over their arguments.
+reaches 1/alpha with probability alpha at most.  Arrays may have any shape.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def multiplier(time: Floats, planned: float, alpha: float) -> Floats:
     """How many standard errors the interval reaches to each side at ``time``, tightest at ``planned``.
 
     Robbins' two-sided normal mixture: with v = time * rho**2, ``sqrt((v + 1) / v * ln((v + 1) / alpha**2))``,
-    which is eq. of Waudby-Smith et al. (arXiv 2103.06476, asymptotic confidence sequence)
-    ``sigma * sqrt(2 (t rho**2 + 1) / (t**2 rho**2) * ln(sqrt(t rho**2 + 1) / alpha))`` over sigma / sqrt(t).
+    which is the asymptotic confidence sequence of Waudby-Smith et al. (arXiv 2103.06476),
+    ``sigma * sqrt(2 (t rho**2 + 1) / (t**2 rho**2) * ln(sqrt(t rho**2 + 1) / alpha))``, over sigma / sqrt(t).
     Infinite at time 0.  ``time`` and ``planned`` share their unit.
     """
     v = np.maximum(np.asarray(time, dtype=np.float64) / planned * tuned(alpha), 1e-9)

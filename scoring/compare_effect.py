@@ -75,20 +75,8 @@ def _estimate(control: Sums, candidate: Sums, least: float) -> Effect:
     total = weight.sum(-1)
     values = [np.where(both, weight * arm.ratio, 0.0).sum(-1) / total for arm in arms]
 
-    spare = [np.where(both, np.maximum(sums.requests - 1, 0.0), 0.0) for sums in (control, candidate)]
-    spread = [np.where(both, arm.deviation, 0.0) for arm in arms]
-    pooled = np.maximum((spread[0] + spread[1]).sum(-1), least) / (spare[0] + spare[1]).sum(-1)
-    independent = np.zeros_like(total)
-    unit = np.zeros_like(total)
-    for sums, free, deviation in zip((control, candidate), spare, spread, strict=True):
-        each = (deviation + BORROWED * pooled[..., None]) / (free + BORROWED)
-        independent = independent + np.where(both, weight**2 * each / sums.requests, 0.0).sum(-1)
-        unit = unit + (deviation.sum(-1) + BORROWED * pooled) / (free.sum(-1) + BORROWED)
-
-    # An arm with a tenth of the requests that was lucky would be sure of it by its own small variance.
-    independent = np.maximum(independent, pooled * total)
-    unit = np.maximum(unit, 2 * pooled)
-    variance, freedom = independent, (spare[0] + spare[1]).sum(-1)
+    variance, unit, freedom = _by_request((control, candidate), arms, weight, least)
+    independent = variance
     if control.y_in is not None and candidate.y_in is not None:
         shift = _shift(candidate, arms[1], weight, both) - _shift(control, arms[0], weight, both)
         freedom = np.minimum(_even(control), _even(candidate)) - 1
@@ -105,6 +93,25 @@ def _estimate(control: Sums, candidate: Sums, least: float) -> Effect:
         freedom=freedom,
         design_effect=np.where(known, variance / independent, 1.0),
     )
+
+
+def _by_request(
+    both: tuple[Sums, Sums], arms: tuple[_Arm, _Arm], weight: Floats, least: float
+) -> tuple[Floats, Floats, Floats]:
+    """As if requests were independent: variance of the weighted sum, and of one pair; the freedom."""
+    used = weight > 0
+    total = weight.sum(-1)
+    spare = [np.where(used, np.maximum(sums.requests - 1, 0.0), 0.0) for sums in both]
+    spread = [np.where(used, arm.deviation, 0.0) for arm in arms]
+    freedom = (spare[0] + spare[1]).sum(-1)
+    pooled = np.maximum((spread[0] + spread[1]).sum(-1), least) / freedom
+    variance, unit = np.zeros_like(total), np.zeros_like(total)
+    for sums, free, deviation in zip(both, spare, spread, strict=True):
+        each = (deviation + BORROWED * pooled[..., None]) / (free + BORROWED)
+        variance = variance + np.where(used, weight**2 * each / sums.requests, 0.0).sum(-1)
+        unit = unit + (deviation.sum(-1) + BORROWED * pooled) / (free.sum(-1) + BORROWED)
+    # An arm with a tenth of the requests that was lucky would be sure of it by its own small variance.
+    return np.maximum(variance, pooled * total), np.maximum(unit, 2 * pooled), freedom
 
 
 def _arm(sums: Sums) -> _Arm:

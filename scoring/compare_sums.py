@@ -110,7 +110,8 @@ class ArmSums:
     def add_many(self, observed: Sequence[Observed]) -> None:
         """Book settled requests; those that failed by our own fault are only counted as recorded.
 
-        ``IndexError`` for a bucket that does not exist, ``ValueError`` for a time that is NaN; nothing is booked.
+        ``IndexError`` for a bucket that does not exist, ``ValueError`` for a time that is NaN, and nothing
+        booked.
         """
         theirs = [each for each in observed if each.outcome != Outcome.PROXY_ERROR]
         if theirs:

@@ -327,3 +327,12 @@ def test_arms_that_do_not_match_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="same epochs"):
         compare([ArmSums(n) for n in control], [ArmSums(n) for n in candidate], shares, Plan())
+
+
+def test_freedom_is_that_of_buckets_of_even_size() -> None:
+    even = [sums_of([sticky(sessions, 8, 20)], METRIC["good"]) for sessions in (60, 100)]
+    assert float(estimate(even[0], even[1]).freedom) == pytest.approx(59)
+    one_long = sticky(60, 8, 20)
+    one_long.add_many([GOOD._replace(bucket=500)] * 480)
+    uneven = sums_of([one_long], METRIC["good"])
+    assert float(estimate(uneven, even[1]).freedom) < 4
