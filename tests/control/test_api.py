@@ -178,6 +178,12 @@ def test_what_was_not_streamed_has_no_timeline(client: httpx.Client) -> None:
     assert client.get("/api/requests/other").json()["timeline"] is None
 
 
+def test_who_shares_with_nobody_says_how_to(client: httpx.Client) -> None:
+    answer = client.get("/api/fleet")
+    assert answer.status_code == 404
+    assert "redis.url" in answer.json()["error"]["mend"]
+
+
 def test_what_is_not_kept_is_404_with_a_mend(client: httpx.Client) -> None:
     answer = client.get("/api/requests/nobody")
     assert answer.status_code == 404
