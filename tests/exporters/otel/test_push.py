@@ -246,6 +246,22 @@ def test_one_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None
     assert sentence.startswith("metrics cannot be exported (told once): Failed to export metrics batch")
 
 
+def test_the_last_export_waits_for_the_one_before() -> None:
+    async def job(collector: Receiver) -> None:
+        push = push_to(collector.url, timeout=60 * S)
+        push.begin()
+        await until(lambda: collector.attempts == 1)
+        closing = asyncio.ensure_future(push.close(10))
+        await asyncio.sleep(0)
+        collector.answer(200)
+        await closing
+        assert (collector.attempts, failures(push)) == (2, 0)
+
+    with receiver() as collector:
+        collector.hang()
+        run(asyncio.wait_for(job(collector), 20))
+
+
 def test_a_setting_that_cannot_be_used_harms_nothing_else(tmp_path: Path) -> None:
     push = push_to("http://127.0.0.1:1", headers_file=str(tmp_path / "missing"))
     push.begin()

@@ -65,11 +65,14 @@ def test_kept_requests_arrive_with_their_resource(collector: Receiver) -> None:
 def test_the_resource_takes_the_standard_variables(
     collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=p-1,a=theirs,service.name=no")
+    monkeypatch.setenv(
+        "OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=p-1,a=theirs,service.name=no,service.instance.id=p-1"
+    )
     traces = make(collector.url, service_name="edge", attributes={"a": "ours"})
     traces([chat()])
     resource = collector.wait_spans(2)[0].resource
     assert (resource["service.name"], resource["k8s.pod.name"], resource["a"]) == ("edge", "p-1", "ours")
+    assert resource["service.instance.id"] == "p-1"  # who says it outside knows better than the host's name
     traces.close(5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,6 +232,20 @@ def test_a_hung_collector_delays_the_end_by_its_deadline_only(protocol: str) -> 
         assert time.monotonic() - began < 3.0  # the SDK itself would wait 30 s
         dropped = traces.dropped()[SPANS]
         assert 1200 - 512 <= dropped <= 1200
+
+
+def test_past_the_deadline_no_export_begins(collector: Receiver) -> None:
+    before = set(threading.enumerate())
+    collector.hang()
+    traces = make(collector.url, timeout=60)
+    (exporting,) = set(threading.enumerate()) - before
+    traces(numbered(600))
+    eventually(lambda: collector.attempts == 1, what="the first batch in its hands")
+    traces.close(0.05)
+    collector.answer()
+    exporting.join(10)
+    assert (exporting.is_alive(), collector.attempts) == (False, 1)
+    assert traces.dropped() == {SPANS: 1200 - len(collector.spans())}
 
 
 PROCESS = """
