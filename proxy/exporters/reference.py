@@ -58,7 +58,8 @@ client of the engine; what is measured is Legato's call of it.  Attributes: `gen
 `gen_ai.request.model` (as the groups' models, `{OTHER}` beyond the cap), `server.address` and `server.port`
 (the backend's as configured); on the duration `error.type` (at most {ERROR_LIMIT} values, then `_OTHER`), on
 the tokens `gen_ai.token.type` (`input`, `output`).  At most {SET_LIMIT} sets of them.  The two of chunks are
-for streams alone; tokens are those that the server reported, never an estimate.
+for streams alone (of a stream that was thinned, between the arrivals that were kept); tokens are those that
+the server reported, never an estimate.
 """
 
 
