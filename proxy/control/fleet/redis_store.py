@@ -139,7 +139,7 @@ class RedisStore:
     async def seen(self, workers: Sequence[str]) -> list[int | None]:
         """How far each worker incarnation's requests are in the slots; ``None``: nothing is known."""
         found = await self.values([self.keys.seen(worker) for worker in workers])
-        return [int(each) if each is not None and each.isdigit() else None for each in found]
+        return [int(each) if each and each.isdigit() and len(each) < 20 else None for each in found]
 
     # ------------------------------------------------------------ writing
 

@@ -250,6 +250,20 @@ def test_the_look_up_waits_for_redis_and_nothing_is_overwritten_before(server: R
     run(script())
 
 
+@pytest.mark.parametrize("stands", ["", "ten", "-3", "9" * 5_000])
+def test_what_is_no_number_counts_as_nothing_known(server: RedisServer, stands: str) -> None:
+    async def script() -> None:
+        server.ask("SET", KEYS.seen("w0"), stands)
+        host = Host(server.url)
+        host.writer.losses.hello("w0", 9)
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert host.writer.losses.settled_before_write == 9
+        await host.store.close(1)
+
+    run(script())
+
+
 def test_a_worker_that_connects_while_redis_is_asked_is_no_error(server: RedisServer) -> None:
     async def script() -> None:
         host = Host(server.url)
