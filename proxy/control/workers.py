@@ -28,6 +28,8 @@ from proxy.link import DELAY_BOUNDS_NS, Beat, Facts, GroupNow, Hello
 
 #: A worker whose link broke reconnects every 0.2 s; after this it counts as gone.
 GRACE_NS: Final = 2_000_000_000
+#: So many that were given up are remembered: what they say again was settled.
+_GIVEN_UP_MOST: Final = 64
 #: What a beat counts that is told exactly by the numbers of the facts.
 _TOLD_BY_NUMBERS: Final = "facts"
 
@@ -78,6 +80,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._live: dict[int, Worker] = {}  # by worker id: the incarnation that counts
+        self._given_up: dict[str, int] = {}  # what was seen of those that stayed away and may come back
         self._lost = dict.fromkeys(DROPPED, 0)
         self._past: dict[str, Delays] = {"forward": Delays(), "lag": Delays(), "blocked": Delays()}
 
@@ -90,7 +93,8 @@ class Workers:
             self._retire(known)
             known = None
         if known is None:
-            known = Worker(hello.worker, hello.incarnation, seen=0, older=hello.next_seq > 1)
+            seen = self._given_up.pop(hello.incarnation, None)
+            known = Worker(hello.worker, hello.incarnation, seen or 0, seen is None, older=hello.next_seq > 1)
             self._live[hello.worker] = known
         known.connected = True
         known.gone_at_ns = None
@@ -135,6 +139,9 @@ class Workers:
             if worker.gone_at_ns is not None and now_ns - worker.gone_at_ns >= GRACE_NS:
                 self._retire(worker)
                 del self._live[worker.worker]
+                self._given_up[worker.incarnation] = worker.seen
+                if len(self._given_up) > _GIVEN_UP_MOST:
+                    del self._given_up[next(iter(self._given_up))]
 
     def _retire(self, worker: Worker) -> None:
         beat = worker.beat

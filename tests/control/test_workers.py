@@ -166,6 +166,25 @@ def test_a_worker_that_was_given_up_and_comes_back_is_not_counted_twice() -> Non
     assert workers.dropped()["arrivals"] == 6
 
 
+def test_what_a_worker_that_was_given_up_says_again_is_settled_once() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    workers.fresh(worker, [facts(seq=number) for number in (1, 2, 3)])
+    workers.left(worker, 0)
+    workers.sweep(GRACE_NS)
+    back = workers.hello(hello(acked=2, next_seq=5))
+    assert [each.seq for each in workers.fresh(back, [facts(seq=3), facts(seq=4)])] == [4]
+    assert lost(workers) == {}
+
+
+def test_few_of_those_that_were_given_up_are_remembered() -> None:
+    workers = Workers()
+    for number in range(1_000):
+        workers.left(workers.hello(hello(incarnation=f"i{number}")), 0)
+        workers.sweep(GRACE_NS)
+    assert len(workers._given_up) <= 64
+
+
 def test_a_link_that_comes_back_loses_nothing() -> None:
     workers = Workers()
     worker = workers.hello(hello())
