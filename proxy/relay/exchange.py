@@ -175,7 +175,7 @@ class Exchange:
             return await self._dial(pool), pool
         except UpstreamError as error:
             failed = error
-        opened = await elsewhere(self, failed.code, self._dial) if self.arm.may_fail_over else None
+        opened = await elsewhere(self, failed.code, self._dial)
         if opened is None:
             self._refuse(failed.end, failed.code)
         return opened

@@ -36,15 +36,10 @@ class Arm(Struct, frozen=True):
     split: Split | None = None  # what chose the backend, where several share a route
     assignment: Assignment | None = None  # by it
 
-    @property
-    def may_fail_over(self) -> bool:
-        """Another backend may be taken, where this one cannot be connected to."""
-        return self.split is not None and self.split.spec.failover
-
     def instead(self, tried: tuple[str, ...], failed: str) -> Arm | None:
         """The arm of another backend, since none of ``tried`` could be connected to: ``failed`` is why.
 
-        What was promised stays; ``None``: there is none.
+        What was promised stays; ``None``: there is none, or the route does not say so.
         """
         if self.split is None or self.assignment is None:
             return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -157,6 +158,7 @@ def test_a_server_that_is_away_is_stood_in_for_where_the_route_says_so(servers: 
     session = ("X-Session-Id", of_dead)
     route: dict[str, Any] = {"sticky": {"header": "x-session-id"}, "force": {"header": "x-to"}}
     config = {**settings(servers, weights, **route), "body": {"limit": "64KiB"}}
+    config["backends"]["stable"]["url"] += "/its/own"
     with serve(config=config) as legato:
         status, record = lost(legato, "refused", session)
         assert (status, record["backend"], record["error"]) == (502, "dead", "connection_refused")
@@ -168,6 +170,8 @@ def test_a_server_that_is_away_is_stood_in_for_where_the_route_says_so(servers: 
         assert (status, record["backend"], record["outcome"]) == (200, "stable", "completed")
         assert (record["error"], record["proxy"]["attempts"]) == (None, 2)
         assert record["upstream_addr"] == f"127.0.0.1:{servers['stable'].port}"
+        targets = {asked.target for conn in servers["stable"].connections for asked in conn.requests}
+        assert b"/its/own/v1/chat/completions" in targets, "as that server is asked"
 
         body = STREAMED_CHAT + b" " * 300_000  # still on its way when the first server is found away
         with RawClient(legato.data) as client:
@@ -180,6 +184,58 @@ def test_a_server_that_is_away_is_stood_in_for_where_the_route_says_so(servers: 
         assert (status, record["backend"]) == (502, "dead"), (
             "who asks for one backend gets it, or its failure"
         )
+
+
+@contextmanager
+def stuck() -> Iterator[int]:
+    """A port that answers no connect at all: its queue is full, and nobody takes from it."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        while True:
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(server.getsockname())
+            except TimeoutError:
+                break
+        yield server.getsockname()[1]
+
+
+def test_a_connect_that_takes_too_long_fails_over_and_a_client_may_leave_meanwhile(
+    servers: dict[str, Upstream],
+) -> None:
+    first, second = {"stuck": 1, "well": 1}, {"away": 1, "stuck": 1}
+    with stuck() as port:
+        route = {"sticky": {"header": "x-session-id"}, "failover": True}
+        config: dict[str, Any] = {
+            "backends": {
+                "away": {"url": f"http://127.0.0.1:{free_port()}"},
+                "stuck": {"url": f"http://127.0.0.1:{port}"},
+                "well": {"url": servers["stable"].url},
+            },
+            "routes": [{"match": {"model": "tiny"}, "split": first, **route}, {"split": second, **route}],
+            "timeouts": {"connect": "2500ms"},
+        }
+        of_stuck = next(one for one in SESSIONS if homes([one], first)[one] == "stuck")
+        of_away = next(one for one in SESSIONS if homes([one], second)[one] == "away")
+        with serve(config=config) as legato:
+            status, record = lost(legato, "late", ("X-Session-Id", of_stuck))
+            assert (status, record["backend"], record["outcome"]) == (200, "well", "completed")
+            assert record["proxy"]["connect_s"] >= 2.5, "what the first took"
+
+            with RawClient(legato.data) as client:
+                client.send(post(CHAT, b"{}", ("X-Session-Id", of_away), ("X-Request-Id", "left")))
+                eventually(lambda: connecting(legato, "stuck"), 5, "the second connect", 0.01)
+            record = legato.record(request_id="left")
+            assert (record["outcome"], record["backend"]) == ("client_cancelled", "away")
+            assert record["status"] is None
+
+
+def connecting(legato: Legato, backend: str) -> bool:
+    name = "legato_backend_connections"
+    return legato.metrics().value(name, backend=backend, state="connecting") > 0
 
 
 def test_where_none_is_there_the_failure_is_of_the_one_it_was_assigned_to() -> None:

@@ -69,12 +69,7 @@ def test_the_first_route_that_matches_decides_as_ever() -> None:
         RouteSpec(Match(path="/v1/*"), "a", "openai.chat", forced),
     )
     plain = ask(table, model="xx", x_to="b")
-    assert (plain.backend, plain.dialect, plain.assignment, plain.may_fail_over) == (
-        "c",
-        "generic",
-        None,
-        False,
-    )
+    assert (plain.backend, plain.dialect, plain.assignment) == ("c", "generic", None)
     assert plain.instead(("c",), "unreachable") is None
     to_c = ask(table, x_to="c")
     assert (to_c.backend, to_c.dialect, to_c.ttft_ns) == ("c", "openai.chat", 900 * MS)
@@ -90,7 +85,6 @@ def test_only_a_route_by_a_key_of_the_body_has_it_read() -> None:
 def test_failover_keeps_what_was_promised_and_who_was_asked_first() -> None:
     table = routes(RouteSpec(Match(), "a", split=SplitSpec("s", SPLIT.arms, "seed", failover=True)))
     arm = next(arm for arm in iter(lambda: ask(table), None) if arm.backend == "a")
-    assert arm.may_fail_over
     other = arm.instead(("a",), "connection_refused")
     assert other is not None
     assert (other.backend, other.ttft_ns) == ("b", 100 * MS)

@@ -375,3 +375,29 @@ def test_what_is_counted_is_bounded_and_what_is_in_force_is_kept() -> None:
     told = counts.told()
     assert len(told) == _COUNTED
     assert [(row.split, row.backend) for row in told[-2:]] == [(f"s{number}", "a"), (f"s{number}", "b")]
+
+
+class Fixed:
+    """A hash that always comes out the same."""
+
+    def __init__(self, digest: int) -> None:
+        self._digest = digest
+
+    def copy(self) -> Fixed:
+        return self
+
+    def update(self, data: bytes) -> None:
+        pass
+
+    def digest(self) -> bytes:
+        return self._digest.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "best"),
+    [(0, 0, "a"), (2**64 - 1, 2**64 - 1, "a"), (0, 2**64 - 1, "b"), (0, 1, "a"), (0, 2**11, "b")],
+)
+def test_the_ends_of_the_hash_are_numbers_too(a: int, b: int, best: str) -> None:
+    split: Any = Split(spec(a=1, b=1))
+    split._arms = [("a", 1, Fixed(a)), ("b", 1, Fixed(b))]
+    assert split.arm(1) == best
