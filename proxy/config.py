@@ -52,6 +52,7 @@ __all__ = [
     "cares",
     "default_file",
     "destinations",
+    "in_force",
     "load",
     "parse_redis_url",
     "read_headers",
@@ -282,16 +283,24 @@ def redacted(config: Config) -> dict[str, Any]:
     return out
 
 
+#: Read at start only, beside ``admin.listen`` and whether ``listen`` speaks TLS.
+_AT_START = ("listen", "workers", "redis", "otel")
+
+
 def restart_needed(old: Config, new: Config) -> list[str]:
     """The settings whose change a reload cannot carry out: their names, empty if there are none."""
-    out = [
-        name for name in ("listen", "workers", "redis", "otel") if getattr(old, name) != getattr(new, name)
-    ]
+    out = [name for name in _AT_START if getattr(old, name) != getattr(new, name)]
     if old.admin.listen != new.admin.listen:
         out.append("admin.listen")
     if (old.tls.cert_file is None) != (new.tls.cert_file is None):
         out.append("tls (on or off)")
     return out
+
+
+def in_force(old: Config, new: Config) -> Config:
+    """``new`` as far as it holds without a restart; what is read at start only stays as in ``old``."""
+    admin = new.admin.model_copy(update={"listen": old.admin.listen})
+    return new.model_copy(update={name: getattr(old, name) for name in _AT_START} | {"admin": admin})
 
 
 def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, ...]:

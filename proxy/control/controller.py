@@ -26,7 +26,16 @@ import uvicorn
 import uvloop
 
 from proxy import clock
-from proxy.config import Boot, Config, ConfigErrors, load, redacted, restart_needed, watched_files
+from proxy.config import (
+    Boot,
+    Config,
+    ConfigErrors,
+    in_force,
+    load,
+    redacted,
+    restart_needed,
+    watched_files,
+)
 from proxy.control.api import create_app
 from proxy.control.core import Controller
 from proxy.control.exports import Exports
@@ -156,18 +165,16 @@ class Process:
         """Read the configuration again; a bad one changes nothing."""
         self._marks = self._look()
         try:
-            config = load(self.boot)
-            before = self.controller.table
-            table = build_table(config, before.version + 1)
+            read = load(self.boot)
+            config = in_force(self.config, read)
+            table = build_table(config, self.controller.table.version + 1)
         except Exception as error:  # whatever is wrong with a file must not end the process
             self.reload_error = str(error)
             self.controller.reload_ok = False
             _log.error("the configuration was not reloaded, the old one stays in force: %s", error)
             return
-        for name in restart_needed(self.config, config):
+        for name in restart_needed(self.config, read):
             _log.warning("the change of %s takes a restart of Legato", name)
-        # Workers draw ids and tell upstreams as long as spans are exported, neither longer nor sooner.
-        table = msgspec.structs.replace(table, tracing=before.tracing)
         self.config = config
         self.reload_error = None
         self.controller.reload_ok = True

@@ -188,6 +188,9 @@ def test_tracing_stays_as_it_was_at_the_start_as_its_exporter_does(running: Runn
     assert worker.tables[-1].slos[0].ttft_points == ((0, 300_000_000),)
     assert worker.tables[-1].tracing is None  # no header is touched for spans that nobody exports
     eventually(lambda: "the change of otel takes a restart" in running.said())
+    assert running.get("/api/config")["config"]["otel"]["endpoint"] is None, "what is in force is shown"
+    running.signal(signal.SIGHUP)
+    eventually(lambda: running.said().count("the change of otel takes a restart") == 2)
 
 
 def test_a_renewed_certificate_reaches_the_workers_without_a_reload(running: Running, tmp_path: Path) -> None:
