@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from msgspec import Meta, Struct
 
 from proxy.control.core import Controller
+from proxy.control.fleet.layout import HostValue
 from proxy.control.fleet.store import StoreError
 from proxy.control.record import iso_time
 from proxy.control.schema import ApiError, answers, reply
@@ -75,20 +76,21 @@ def fleet_router(controller: Controller) -> APIRouter:
                 waiting_bytes=state.waiting_bytes,
                 written=None if state.written_unix_ns is None else iso_time(state.written_unix_ns),
                 acknowledged=state.acknowledged,
-                hosts=[
-                    FleetHost(
-                        incarnation=name,
-                        host=each.host,
-                        version=each.version,
-                        started=iso_time(each.started_unix_ns),
-                        clock_offset_s=round(each.offset_ns / 1e9, 6),
-                        sums=each.sums,
-                        lost=each.lost,
-                    )
-                    for name, each in hosts
-                ],
+                hosts=[_shown(name, each) for name, each in hosts],
                 degraded=degraded,
             )
         )
 
     return router
+
+
+def _shown(incarnation: str, told: HostValue) -> FleetHost:
+    return FleetHost(
+        incarnation=incarnation,
+        host=told.host,
+        version=told.version,
+        started=iso_time(told.started_unix_ns),
+        clock_offset_s=round(told.offset_ns / 1e9, 6),
+        sums=told.sums,
+        lost=told.lost,
+    )

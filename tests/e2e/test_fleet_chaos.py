@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from proxy.control.fleet.layout import Grain, Keys, decode_host, decode_slot
-from tests.helpers.crowd import Crowd, Streamer, Wish, streamer
+from tests.helpers.crowd import Crowd, Seen, Streamer, Wish, streamer
 from tests.helpers.procs import Legato, alive, eventually, serve
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
@@ -89,7 +89,6 @@ class Watch:
 
     hosts: list[Legato]
     acknowledged: dict[str, dict[str, int]] = field(default_factory=dict)
-    last: dict[int, tuple[float, str, int]] = field(default_factory=dict)  # host -> when, who, requests
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -144,6 +143,18 @@ def kill_at_random(hosts: list[Legato], until: float, seed: int) -> list[Kill]:
     return kills
 
 
+def at_rest(host: Legato) -> bool:
+    """Everything that its control process settled is acknowledged."""
+    said, settled = host.json("/api/fleet"), host.json("/api/summary")["total"]["requests"]
+    return not said["waiting_slots"] and bool(said["acknowledged"]["requests"] == settled)
+
+
+def exposed(kill: Kill, seen: list[Seen]) -> int:
+    """How many of a host's requests a kill may have taken along."""
+    since = kill.at - (EVERY_S + 2 if kill.what == "control" else 0.5)
+    return sum(since <= one.ended_at <= kill.at + 0.5 for one in seen)
+
+
 def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
     with redis_server() as server, ExitStack() as stack:
         hosts = [
@@ -162,18 +173,7 @@ def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
         assert {kill.what for kill in kills} == {"worker", "control"}
         assert len(kills) >= 6
 
-        # At rest everything that was settled is acknowledged.
-        def at_rest() -> bool:
-            for host in hosts:
-                said = host.json("/api/fleet")
-                if (
-                    said["waiting_slots"]
-                    or said["acknowledged"]["requests"] != host.json("/api/summary")["total"]["requests"]
-                ):
-                    return False
-            return True
-
-        eventually(at_rest, 30, "everything written", 0.2)
+        eventually(lambda: all(map(at_rest, hosts)), 30, "everything written", 0.2)
         watch.stop()
         for host in hosts:
             watch.look(host)
@@ -201,11 +201,7 @@ def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
         answered = [one for crowd in seen for one in crowd if one.right]
         assert len(answered) > REQUESTS * 0.9
         lost = len(answered) - merged
-        at_most = 0
-        for kill in kills:
-            since = kill.at - (EVERY_S + 2 if kill.what == "control" else 0.5)
-            at_most += sum(since <= one.ended_at <= kill.at + 0.5 for one in seen[kill.host])
-        assert lost <= at_most
+        assert lost <= sum(exposed(kill, seen[kill.host]) for kill in kills)
         told = sum(lost_by_hosts(server).values())
         # Nobody can tell of what a worker had finished and not said within its last tenth of a second.
         assert lost <= told + sum(kill.what == "worker" for kill in kills) * REQUESTS / LASTS_S / HOSTS / 10
