@@ -237,7 +237,7 @@ def _more(found: Effect, margin: float, plan: Plan, seen: int, lacking: float) -
         return None
     more = (factor - 1) * seen
     digits = int(10 ** max(0, int(log10(max(more, 1))) - 1))
-    return ceil(more / digits) * digits
+    return ceil(more / digits - 1e-6) * digits
 
 
 def _doubt(metric: Metric, control: Sequence[ArmSums], candidate: Sequence[ArmSums], plan: Plan) -> list[str]:

@@ -105,8 +105,15 @@ def test_worse_by_more_than_the_margin_is_said() -> None:
 
 
 def test_undecided_says_why_and_about_how_many_more_it_takes() -> None:
-    few = against(arm(good=30), arm(good=29, bad=1)).metrics["good"]
-    assert few.reasons == ("too_few",)
+    few = against(arm(good=30), arm(bad=30)).metrics["good"]
+    assert (few.reasons, few.more_requests) == (("too_few",), 40), "50 each, however sure it looks"
+    uneven = against(arm(good=4000), arm(bad=40)).metrics["good"]
+    assert "too_few" in uneven.reasons
+    early = against(arm(good=400), arm(bad=400), Plan(10_000)).metrics["good"]
+    assert (early.reasons, early.more_requests) == (("too_few",), 200), "a twentieth of what is planned"
+    alike = against(arm(good=990, bad=10), arm(good=990, bad=10)).metrics["good"]
+    assert alike.more_requests is not None
+    assert 2000 < alike.more_requests < 50_000, "until it is known to be within the margin"
     some = against(arm(good=395, bad=5), arm(good=390, bad=10)).metrics["good"]
     assert some.reasons == ("interval",)
     assert some.more_requests is not None
@@ -150,6 +157,15 @@ def test_epochs_weigh_by_their_counts_whatever_they_scored() -> None:
     found = judge(METRIC["good"], control, candidate, Plan(1000))
     weights = np.array([900 * 100 / 1000, 100 * 100 / 200])
     assert found.effect == pytest.approx(weights @ [-0.05, -0.2] / weights.sum())
+
+
+def test_an_epoch_of_one_request_vouches_for_nothing() -> None:
+    """Forty changes of weights, after each of which the candidate gets one request."""
+    rng = np.random.default_rng(5)
+    control = [arm(good=int(good), bad=10 - int(good)) for good in rng.binomial(10, 0.7, 40)]
+    candidate = [arm(good=int(good), bad=1 - int(good)) for good in rng.binomial(1, 0.7, 40)]
+    found = estimate(sums_of(control, METRIC["good"]), sums_of(candidate, METRIC["good"]))
+    assert float(found.error) == pytest.approx(np.sqrt(0.21 * (1 / 40 + 1 / 400)), rel=0.15)
 
 
 def sticky(sessions: int, length: int, bad_every: int, offset: int = 0) -> ArmSums:
@@ -214,71 +230,6 @@ def test_shares_that_differ_are_a_doubt_though_both_are_small() -> None:
     arms[1].add_many([GOOD._replace(suspect=True)] * 120)
     assert "suspect:differs" in against(arms[0], arms[1]).metrics["good"].reasons
     assert "suspect:share" not in against(arms[0], arms[1]).metrics["good"].reasons
-
-
-@dataclass
-class Integrity:
-    why: str
-    assigned: tuple[int, int]
-    share: float
-    recorded: tuple[int, int]
-    alarms: tuple[str, ...]
-    in_flight: tuple[int, int] = (0, 0)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        Integrity("as the weights say", (9000, 1000), 0.1, (9000, 1000), ()),
-        Integrity("chance", (9000, 1050), 0.1, (9000, 1050), ()),
-        Integrity("too many", (9000, 1300), 0.1, (9000, 1300), ("assignment",)),
-        Integrity("none at all", (1000, 0), 0.1, (1000, 0), ("assignment",)),
-        Integrity("one arm has no weight", (1000, 3), 0.0, (1000, 3), ()),
-        Integrity("three in a hundred lost", (1000, 1000), 0.5, (1000, 970), ("recorded:candidate",)),
-        Integrity("they are only in flight", (1000, 1000), 0.5, (1000, 970), (), (0, 30)),
-        Integrity("a worker's few", (1000, 1000), 0.5, (997, 996), ()),
-        Integrity("the control's are lost", (1000, 1000), 0.5, (900, 1000), ("recorded:control",)),
-        Integrity("nothing yet", (0, 0), 0.5, (0, 0), ()),
-    ],
-    ids=lambda case: case.why,
-)
-def test_integrity(case: Integrity) -> None:
-    arms = []
-    for assigned, recorded in zip(case.assigned, case.recorded, strict=True):
-        made = ArmSums()
-        made.add_many([GOOD] * recorded)
-        made.assign(0, assigned)
-        arms.append(made)
-    found = compare([arms[0]], [arms[1]], [case.share], Plan(1000), in_flight=case.in_flight)
-    assert tuple(test.name for test in found.integrity if test.alarm) == case.alarms
-    if case.alarms and all(case.recorded):
-        assert found.metrics["good"].reasons[0] == f"integrity:{case.alarms[0]}"
-        assert found.metrics["good"].verdict is Verdict.UNDECIDED
-
-
-def split(rng: np.random.Generator, sessions: int, share: float) -> tuple[ArmSums, ArmSums]:
-    """Sticky assignments: whole sessions of 1 to 100 requests go to either arm."""
-    arms = ArmSums(BUCKETS), ArmSums(BUCKETS)
-    length = np.minimum(1 + rng.pareto(1.3, sessions), 100).astype(int)
-    which, bucket = rng.random(sessions) < share, rng.integers(0, BUCKETS, sessions)
-    for at, one in enumerate(arms):
-        np.add.at(one.assigned, bucket[which == at], length[which == at])
-        one.recorded = int(one.assigned.sum())
-    return arms
-
-
-def test_sticky_assignments_are_judged_by_sessions() -> None:
-    rng = np.random.default_rng(7)
-    alarms = 0
-    for _ in range(200):
-        one, two = split(rng, 3000, 0.2)
-        alarms += compare([one], [two], [0.2], Plan(1000)).integrity[0].alarm
-    assert alarms == 0, "expected at most one in a thousand"
-    called = 0
-    for _ in range(20):
-        one, two = split(rng, 10000, 0.3)
-        called += compare([one], [two], [0.2], Plan(1000)).integrity[0].alarm
-    assert called >= 19
 
 
 @pytest.mark.parametrize("name", ["good", "deadline_misses", "ttft"])
