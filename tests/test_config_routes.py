@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from proxy import cli
 from proxy.config import Boot, Config, ConfigErrors, cares, load, redacted
 from proxy.link import Match, RouteSpec, SplitSpec
 from proxy.tables import build_table
@@ -174,3 +176,11 @@ def test_what_deserves_a_look(tmp_path: Path, routes: str, told: list[str]) -> N
 def test_what_no_route_takes_is_answered_404(tmp_path: Path) -> None:
     config: Any = read(tmp_path, "[{backend: next, match: {path: /a}}]")
     assert cares(config)[0] == "no route matches everything: what matches none is answered 404"
+
+
+def test_check_shows_the_shares(tmp_path: Path) -> None:
+    file = tmp_path / "legato.yaml"
+    file.write_text(BACKENDS + f"routes: {FULL}\n")
+    done = CliRunner().invoke(cli.app, ["check", str(file)], env={"COLUMNS": "200"})
+    said = "stable 90%, canary 10%; sticky by header x-session-id; forced by header x-to; failover"
+    assert f"  route    everything -> {said}" in done.stdout.splitlines()

@@ -182,8 +182,9 @@ class Assignments:
                 weights[route.split.name] = (*weights.get(route.split.name, ()), route.split.arms)
         present = {(name, arm) for name, held in weights.items() for arms in held for arm, _ in arms}
         for key in sorted(present):
-            row = self._counted.setdefault(key, Assigned(*key))
-            if self._weights.get(key[0]) != weights[key[0]]:
+            self._counted.setdefault(key, Assigned(*key))
+        for (name, _), row in self._counted.items():
+            if self._weights.get(name) != weights.get(name):
                 row.before = row.session + row.draw + row.no_key
         self._weights = weights
         for key in [key for key in self._counted if key not in present]:

@@ -32,9 +32,10 @@ from proxy.link import (
     frame,
 )
 from proxy.relay.sticky import Split
+from tests.helpers.http1 import LAST_CHUNK, chunk
 from tests.helpers.procs import free_port
 from tests.helpers.rawclient import CHAT, STREAMED_CHAT, RawClient, get, post
-from tests.helpers.upstream import Upstream, chat_stream, respond, scripted
+from tests.helpers.upstream import SSE_HEAD, Connection, Upstream, chat_chunk, chat_stream, respond, scripted
 
 SPLIT = SplitSpec(
     "ab", (("a", 50), ("b", 40), ("dead", 10)), "seed", ("header", "x-session-id"), "x-to", failover=True
@@ -198,3 +199,46 @@ def test_facts_and_counts_agree_and_outlive_the_control_process(control: tuple[U
     for row in told.beat.assigned:
         assert row.session + row.draw + row.no_key - row.before == since[row.backend], "of these weights"
     assert counted(told.beat) == rows(facts)
+
+
+WORD, END = chat_chunk({"content": "word"}), chat_chunk({}, finish="stop")
+STREAMS, TABLES = 400, 100
+
+
+async def waiting(conn: Connection) -> None:
+    """A word at once, and the rest when it is told."""
+    await conn.request()
+    await conn.send(SSE_HEAD + chunk(WORD))
+    await conn.told()
+    await conn.send(chunk(END) + LAST_CHUNK)
+
+
+def test_a_hundred_tables_touch_no_stream(control: tuple[Upstream, Control]) -> None:
+    upstream, told = control
+    upstream.use(waiting)
+    away = SPLIT.arms[:2]
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(RawClient(told.data.getsockname(), timeout_s=20)) for _ in range(STREAMS)
+        ]
+        for number, client in enumerate(clients):
+            client.send(by_session(f"s{number}"))
+        answers = [client.read_into(client.begin(), at_least=len(WORD)) for client in clients]
+        for version in range(2, TABLES + 1):
+            arms = tuple((name, 1 + (weight + 17 * version) % 100) for name, weight in away)
+            told.link.sendall(frame(table(upstream, version, replace(SPLIT, arms=arms))))
+        told.use(table(upstream, TABLES + 1, replace(SPLIT, arms=(("a", 0), ("b", 1)))))
+        assert sum(group.in_flight for group in told.beat.groups) == STREAMS
+        for conn in upstream.connections:
+            conn.tell()
+        for client, answer in zip(clients, answers, strict=True):
+            client.read_into(answer)
+            assert (answer.end, answer.body) == ("complete", WORD + END)
+
+    split = Split(SPLIT)
+    facts = told.settled(STREAMS)
+    homes = [split.arm(split.session(b"s%d" % number)) for number in range(STREAMS)]
+    assert Counter(one.assigned for one in facts) == Counter(homes), "as assigned under the first table"
+    assert counted(told.beat) == rows(facts)
+    before = {row.backend: row.before for row in told.beat.assigned}
+    assert before == Counter(homes), "nothing was assigned since"
