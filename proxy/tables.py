@@ -68,7 +68,7 @@ def _route(route: Route) -> link.RouteSpec:
         split = link.SplitSpec(
             name=route.name or route.all_names,
             arms=route.arms,
-            seed=route.all_names if route.seed is None else route.seed,
+            seed=route.all_names if route.seed is None else route.seed.get_secret_value(),
             sticky=route.sticky.ways[0] if route.sticky.ways else None,
             force=route.force.header,
             failover=route.failover,

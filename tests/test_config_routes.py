@@ -85,6 +85,15 @@ def test_one_backend_is_no_split(tmp_path: Path, text: str) -> None:
     assert destination(config.routes[0]) == "canary"
 
 
+def test_the_seed_is_shown_to_nobody(tmp_path: Path) -> None:
+    config = read(tmp_path, "[{split: {stable: 1, canary: 1, next: 1}, seed: hunter2}]")
+    assert redacted(config)["routes"][0]["seed"] == "***"
+    assert "hunter2" not in repr(config)
+    split = build_table(config, 1).routes[0].split
+    assert split is not None
+    assert split.seed == "hunter2"
+
+
 def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     config = read(tmp_path, FULL)
     shown = redacted(config)["routes"]

@@ -177,11 +177,11 @@ class Route(Settings):
         description="With a `split`: where no connection to the backend is made, another one of the split is "
         "taken (none of weight 0, and nothing was sent yet). The request stays assigned to the first.",
     )
-    seed: str | None = Field(
+    seed: SecretStr | None = Field(
         default=None,
         description="With a `split`: what the hash is keyed by, the same on all hosts. Without it the names "
         "of the split's backends: naming other backends then deals all sessions anew. Whoever knows it can "
-        "try out which session a guessed key would be.",
+        "try out which session a guessed key would be: the API does not show it.",
     )
     name: Name | None = Field(
         default=None,
