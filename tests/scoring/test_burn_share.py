@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scoring.alarm_share import COLD, Baseline, Errors, Spike, upper_tail
+from scoring.slot import Booking, Slot
 
 USUAL = Baseline(0.01, 0.02, 0.01, 18_000, 60)
 STEADY = [50] * 6
@@ -130,6 +131,15 @@ def test_a_group_that_always_misses_a_third_is_no_spike() -> None:
 )
 def test_what_are_errors(requests: list[int], hits: list[int], usual: Baseline, fires: bool) -> None:
     assert Errors().evaluate(requests, hits, usual).fires is fires
+
+
+def test_a_slot_holds_how_many_requests_missed_a_deadline() -> None:
+    slot = Slot()
+    for missed in (0, 0, 1, 10**6, 0, 3):
+        slot.add(Booking("completed", "good", 10**9, met=10**12, missed=missed))
+    slot.lower(6)
+    assert slot.hists["miss_rate"].count - slot.hists["miss_rate"].zeros == 3
+    assert slot.totals["scored"] == 6
 
 
 def test_it_clears_at_half_the_threshold_and_says_its_figures() -> None:
