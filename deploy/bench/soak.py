@@ -182,6 +182,7 @@ def _what_it_says(admin: int) -> dict[str, Any]:
     return {
         "requests": whole["total"]["requests"],
         "merged": merged["total"]["requests"],
+        "scope": merged["scope"],
         "proxy": whole["proxy"],
     }
 
