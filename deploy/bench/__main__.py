@@ -12,7 +12,7 @@ from rich.console import Console
 from deploy.bench import dialects
 from deploy.bench.figures import Results
 from deploy.bench.loads import Load, chosen, wants_dialects
-from deploy.bench.processes import Cores
+from deploy.bench.processes import Cores, pinned
 from deploy.bench.programs import BenchError, build
 from deploy.bench.report import machine, show, write
 from deploy.bench.rounds import Bench, run_folder, run_rounds
@@ -49,7 +49,8 @@ def run(given: argparse.Namespace, loads: list[Load], targets: list[Target], con
     rows = []
     with run_folder() as folder:
         bench = Bench(build(folder), Cores.choose(), folder)
-        with console.status("starting") as status:
+        # The bench itself, too: who reads summaries must not do so on the proxy's core.
+        with pinned(bench.cores.load), console.status("starting") as status:
             try:
                 for row in run_rounds(bench, targets, loads, rounds, lambda text: status.update(text)):
                     rows.append(row)

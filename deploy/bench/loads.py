@@ -55,7 +55,7 @@ LOADS = (
     Load("paced scraped", "as paced, /metrics read each second", "stream", PACED, scraped=True),
     Load(
         "paced summaries",
-        "as paced, 200 groups booked, five summaries a second over windows from 1 min to 1 d",
+        "as paced, 200 groups booked, a summary a second over windows from 1 min to 1 d",
         "stream",
         PACED,
         summaries=True,

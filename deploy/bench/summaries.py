@@ -13,13 +13,13 @@ from typing import Final
 WINDOWS: Final = ("1m", "5m", "15m", "47m", "1h", "7h", "1d")
 MODELS: Final = 200
 _EACH: Final = 5
-_EVERY_S: Final = 0.2
+_EVERY_S: Final = 1.0
 
 
 @contextmanager
 def summaries(port: int, admin_port: int) -> Iterator[None]:
     """Streams of 200 models first, so that the books hold all groups that there may be; then, meanwhile,
-    the summary of one window after another, five a second."""
+    the summary of one window after another, one a second, as scrapes come."""
     for number in range(MODELS * _EACH):
         _stream(port, f"m{number % MODELS}")
     stop = threading.Event()

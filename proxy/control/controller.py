@@ -44,6 +44,7 @@ from proxy.control.logs import Logs, Target
 from proxy.parent import ParentWatch
 from proxy.tables import build_table
 from proxy.tasks import child, spawn
+from proxy.turns import ask_for_short_turns
 
 __all__ = ["Controller", "Process", "main"]
 
@@ -281,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="legato control: %(message)s", stream=sys.stderr, force=True
     )
+    ask_for_short_turns()
     boot: Boot = json.loads(given.boot)
     boot = {"file": boot.get("file"), "flags": boot.get("flags") or {}}
     try:

@@ -41,6 +41,7 @@ from proxy.relay.route import PromptLengths, RouteTable
 from proxy.relay.sticky import Assignments
 from proxy.relay.tracing import Traces
 from proxy.tasks import report, report_from_loop, spawn
+from proxy.turns import ask_for_short_turns
 
 if TYPE_CHECKING:
     from proxy.relay.client import Client
@@ -324,6 +325,7 @@ def main() -> None:
         format=f"legato worker {args.id}: %(levelname)s: %(message)s",
     )
     die_with_parent(signal.SIGTERM)
+    ask_for_short_turns()
     try:
         check_seams()
     except RuntimeError as error:
