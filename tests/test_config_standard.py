@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.config import Boot, Config, ConfigErrors, Otel, cares, load
+from proxy.config import ConfigErrors, Otel, cares
 from proxy.settings import standard
 from proxy.settings.telemetry import OtelTraces
+from tests.helpers.settings import bare, read, writer
 
 MS = 1_000_000
 S = 1_000_000_000
-ONE = "backends: {vllm: {url: http://vllm:8000}}\n"
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
     """Write a file ``legato.yaml``; gives its path."""
-
-    def put(text: str) -> str:
-        path = tmp_path / "legato.yaml"
-        path.write_text(ONE + textwrap.dedent(text))
-        return str(path)
-
-    return put
-
-
-def read(file: str | None = None, env: dict[str, str] | None = None, **flags: Any) -> Config:
-    return load(Boot(file=file, flags=flags), env or {})
-
-
-def bare(env: dict[str, str]) -> Config:
-    return read(None, env, upstream="http://vllm:8000")
+    return writer(tmp_path)
 
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,13 @@ from proxy.config import (
 )
 from proxy.settings.telemetry import OtelTraces, RedisTls
 from proxy.tables import build_table
-
-ONE = "backends: {vllm: {url: http://vllm:8000}}\n"
+from tests.helpers.settings import bare, read, writer
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
     """Write a file ``legato.yaml``; gives its path."""
-
-    def put(text: str) -> str:
-        path = tmp_path / "legato.yaml"
-        path.write_text(ONE + textwrap.dedent(text))
-        return str(path)
-
-    return put
-
-
-def read(file: str | None = None, env: dict[str, str] | None = None, **flags: Any) -> Config:
-    return load(Boot(file=file, flags=flags), env or {})
-
-
-def bare(env: dict[str, str]) -> Config:
-    return read(None, env, upstream="http://vllm:8000")
+    return writer(tmp_path)
 
 
 def url(config: Config) -> str | None:

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,25 +75,34 @@ def backing(folder: Path, core: int | None) -> Iterator[Backing]:
 
 
 @contextmanager
-def scraping(admin_port: int, every_s: float = 1.0) -> Iterator[None]:
-    """Read /metrics again and again from a thread of ours."""
+def repeatedly(act: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Do something again and again in a thread of ours; what the network makes of it is passed over."""
     stop = threading.Event()
 
-    def scrape() -> None:
+    def run() -> None:
         while not stop.wait(every_s):
-            with (
-                suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/metrics") as answer,
-            ):
-                answer.read()
+            with suppress(OSError):
+                act()
 
-    thread = threading.Thread(target=scrape, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def scraping(admin_port: int, every_s: float = 1.0) -> Iterator[None]:
+    """Read /metrics again and again."""
+
+    def scrape() -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/metrics") as answer:
+            answer.read()
+
+    with repeatedly(scrape, every_s):
+        yield
 
 
 @contextmanager

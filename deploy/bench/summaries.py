@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from typing import Final
+
+from deploy.bench.backing import repeatedly
 
 WINDOWS: Final = ("1m", "5m", "15m", "47m", "1h", "7h", "1d")
 MODELS: Final = 200
@@ -22,22 +23,15 @@ def summaries(port: int, admin_port: int) -> Iterator[None]:
     the summary of one window after another, one a second, as scrapes come."""
     for number in range(MODELS * _EACH):
         _stream(port, f"m{number % MODELS}")
-    stop = threading.Event()
+    turn = cycle(WINDOWS)
 
     def read() -> None:
-        turn = cycle(WINDOWS)
-        while not stop.wait(_EVERY_S):
-            url = f"http://127.0.0.1:{admin_port}/api/summary?window={next(turn)}"
-            with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
-                answer.read()
+        url = f"http://127.0.0.1:{admin_port}/api/summary?window={next(turn)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            answer.read()
 
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
+    with repeatedly(read, _EVERY_S):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _stream(port: int, model: str) -> None:
