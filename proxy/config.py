@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from proxy.settings.base import Match
-from proxy.settings.checks import cares, findings, take_out_later
+from proxy.settings.checks import cares, findings, take_out_misplaced
 from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
-from proxy.settings.models import Admin, Backend, Config, Route, Timeouts
+from proxy.settings.models import Admin, Backend, Config, Timeouts
 from proxy.settings.outside import destinations, read_headers, read_url, settle_url, url_of
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
 from proxy.settings.redis_url import RedisUrl, parse_redis_url
+from proxy.settings.route import Route
 from proxy.settings.slo import TTFT_WAYS, LearnedTtft, QuadraticTtft, Slo
 from proxy.settings.standard import add_off, add_standard
 from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis
@@ -91,7 +92,7 @@ def load(boot: Boot | Mapping[str, Any], environ: Mapping[str, str] | None = Non
     variables = os.environ if environ is None else environ
     add_variables(tree, variables)
     add_flags(tree, cast("Mapping[str, Any]", boot.get("flags") or {}))
-    take_out_later(tree)
+    take_out_misplaced(tree)
     add_off(tree)
     settle_url(tree)
     add_standard(tree, variables)

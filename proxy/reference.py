@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from proxy.config import unit_of
 from proxy.settings.layers import FLAGS, OTHER_VARIABLES, SHORT, variable
-from proxy.settings.models import NOT_YET, Config
+from proxy.settings.models import Config
 from proxy.settings.slo import PromptRange, SloMatch
 from proxy.settings.standard import BY_THE_LIBRARY, NOT_READ, STANDARD
 from proxy.settings.types import write
@@ -68,8 +68,7 @@ def render() -> str:
             head = _path(name, field.annotation)
             sections += _section(head, model, field.description or "")
     sections += _standard()
-    later = ", ".join(f"`{name}`" for name in NOT_YET) + "."
-    return "\n".join([*out, "", *sections, "## Known, and not in this version yet", "", later]) + "\n"
+    return "\n".join([*out, "", *sections]).rstrip() + "\n"
 
 
 def _standard() -> list[str]:

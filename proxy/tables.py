@@ -73,7 +73,14 @@ def _route(route: Route) -> link.RouteSpec:
             force=route.force.header,
             failover=route.failover,
         )
-    return link.RouteSpec(_match(route.match), route.target, route.dialect, split)
+    return link.RouteSpec(_match(route.match), route.target, route.dialect, split, _mirror(route))
+
+
+def _mirror(route: Route) -> link.MirrorSpec | None:
+    mirror = route.mirror
+    if mirror.backend is None:
+        return None
+    return link.MirrorSpec(mirror.backend, mirror.share, mirror.most, mirror.body_limit, mirror.timeout)
 
 
 def _match(match: Match) -> link.Match:

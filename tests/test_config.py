@@ -148,7 +148,8 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
               c: {url: https://c}
             routes:
               - {match: {path: /a}, backend: a, dialect: generic}
-              - {split: {b: 1, c: 3}, sticky: {cookie: sid}, force: {header: X-To}, failover: on, seed: s,
+              - {mirror: {backend: d, share: 5%, most: 3, body_limit: 5KiB, timeout: 4s},
+                 split: {b: 1, c: 3}, sticky: {cookie: sid}, force: {header: X-To}, failover: on, seed: s,
                  name: ab}
             slos:
               - {name: x, match: {path: /a, model: m, header: {h: v}, prompt_tokens: {min: 64, max: 4000}},
@@ -188,7 +189,7 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
     assert unset(table.slos[0].match) == set()
     assert unset(table.routes[0]) & unset(table.routes[1]) == set(), "likewise"
     assert table.routes[1].split is not None
-    assert unset(table.routes[1].split) == set()
+    assert unset(table.routes[1].split) == {"epoch"}, "an experiment names it"
     assert unset(first) & unset(second) == set(), "each of them is set in one or the other"
     assert table.tls_cert_file == str(tmp_path / "cert.pem"), "found beside the configuration"
     assert table.request_id_header == "x-request-id"

@@ -60,7 +60,7 @@ def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file(write: An
           - name: chat
             objective: 100%
         timeouts: {connect: 5s, connect: 6s}
-        alerts: {rules: [spike]}
+        alerts: {rules: [spikes]}
         tls:
           cert_file: a.pem
         """
@@ -78,7 +78,7 @@ def test_everything_wrong_is_reported_at_once_in_the_order_of_the_file(write: An
         ("legato.yaml:11", "slos[1].name"),
         ("legato.yaml:12", "slos[1].objective"),
         ("legato.yaml:13", "timeouts.connect"),
-        ("legato.yaml:14", "alerts"),
+        ("legato.yaml:14", "alerts.rules[0]"),
         ("legato.yaml:16", "tls.cert_file"),
         ("LEGATO_LISTN", ""),
         ("LEGATO_TIMEOUTS__DRAIN", "timeouts.drain"),
@@ -149,8 +149,8 @@ MISTAKES = [
     ("slos: [{name: a, ttft: {0: 5ms, 1234567890123: 6ms}}]", "no prompt has so many tokens"),
     ("slos: [{name: default, match: {path: /a}}]", "take its match away"),
     ("slos: [{name: a, match: {pth: /a}}]", "did you mean path?"),
-    ("experiment: {name: x}", "not in this version yet"),
-    ("alerts: {rules: [spike]}", "not in this version yet"),
+    ("experiment: {nam: x}", "did you mean name?"),
+    ("alerts: {rules: [spikes]}", "write 'burn_rate', 'spike'"),
     ("workers: 1\nworkers: 2", "stands twice"),
     ("workers: !env N", "tags mean nothing here"),
     ("exclude: &x [*x]", "an alias that holds itself"),
@@ -185,7 +185,7 @@ def test_a_name_and_what_it_stands_for_can_both_be_wrong(write: Any) -> None:
         ("LEGATO_WORKERS__X", "5", "a whole number is needed"),
         ("LEGATO_BACKENDS", "http://a", "a mapping is needed"),
         ("LEGATO_BACKENDS", "{broken", "a mapping is needed"),
-        ("LEGATO_ALERTS__NOTIFY", "http://:hunter2@h", "not in this version yet"),
+        ("LEGATO_ALERTS__NOTIFY", "http://:hunter2@h", "a list is needed"),
         ("LEGATO_UPSTREAM", "http://u:hunter2@h", "credentials"),
         ("LEGATO_TBT", "5", "a unit is needed"),
     ],

@@ -28,6 +28,8 @@ from proxy.control.core import Controller
 from proxy.control.guard import Guard
 from proxy.control.record import iso_time
 from proxy.control.schema import ApiError, answers, describe, refusal, reply
+from proxy.control.stages import STRUCTS as STAGE_STRUCTS
+from proxy.control.stages import Stages
 from proxy.exporters.prometheus import render
 
 _DESCRIPTION: Final = (
@@ -68,7 +70,7 @@ class ConfigView(Struct, frozen=True):
     config: dict[str, Any]
 
 
-STRUCTS: Final = (
+STRUCTS: Final[tuple[type[Struct], ...]] = (
     Health,
     Readiness,
     Version,
@@ -77,6 +79,7 @@ STRUCTS: Final = (
     *CURVE_STRUCTS,
     *REQUEST_STRUCTS,
     *FLEET_STRUCTS,
+    *STAGE_STRUCTS,
 )
 
 
@@ -85,11 +88,14 @@ def create_app(
     *,
     config: Callable[[], dict[str, Any]],
     token: Callable[[], str | None],
+    write_token: Callable[[], str | None] = lambda: None,
     reload_error: Callable[[], str | None] = lambda: None,
+    stages: Stages | None = None,
 ) -> FastAPI:
     """The admin application.
 
-    ``config``: the configuration in force, already redacted; ``token``: what readers must send, or ``None``.
+    ``config``: the configuration in force, already redacted; ``token``: what readers must send, or ``None``;
+    ``write_token``: what those who change something must send; ``stages``: who watches the traffic.
     """
     app = FastAPI(
         title="Legato admin API",
@@ -99,13 +105,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    guarded = [Depends(Guard(token))]
+    guard = Guard(token)
+    guarded = [Depends(guard)]
     app.include_router(_probes(controller))
     app.include_router(_about(controller, config, reload_error), dependencies=guarded)
     app.include_router(windows_router(controller), dependencies=guarded)
     app.include_router(curves_router(controller), dependencies=guarded)
     app.include_router(requests_router(controller), dependencies=guarded)
     app.include_router(fleet_router(controller), dependencies=guarded)
+    if stages is not None:
+        for router in stages.routers(guard, guard.changes(write_token)):
+            app.include_router(router)
     document: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:

@@ -41,6 +41,8 @@ from proxy.control.core import Controller
 from proxy.control.exports import Exports
 from proxy.control.linkserver import LinkServer
 from proxy.control.logs import Logs, Target
+from proxy.control.stages import Stages
+from proxy.link import Table
 from proxy.parent import ParentWatch
 from proxy.tables import build_table
 from proxy.tasks import child, spawn
@@ -78,6 +80,7 @@ class Process:
         self.controller.watch_exporter(self.logs.failures, self.logs.dropped)
         self.exports = Exports(config, self.controller)
         self.link = LinkServer(self.controller, clock.monotonic_ns)
+        self.stages = Stages(config, self.controller, self.exports, self._publish)
         self._admin, self._link_socket = admin, link
         self._server = _server(self)
         self._end = asyncio.Event()
@@ -105,7 +108,7 @@ class Process:
             child(self._server.serve(sockets=[self._admin])): "admin",
         }
         # Nothing that only looks on may end the process: their failures are reported, not waited for.
-        exporting = [spawn(job, name) for name, job in self.exports.jobs()]
+        exporting = [spawn(job, name) for name, job in [*self.exports.jobs(), *self.stages.jobs()]]
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not look at it
         ended = child(self._end.wait())
@@ -129,6 +132,7 @@ class Process:
         ends = await asyncio.gather(
             asyncio.to_thread(self.logs.close, END_S * 0.5),
             self.exports.close(END_S * 0.5),
+            self.stages.close(END_S * 0.5),
             asyncio.wait(admin, timeout=END_S * 0.55),  # beside them: the interpreter needs a while too
             return_exceptions=True,
         )
@@ -143,6 +147,7 @@ class Process:
         while True:
             await asyncio.sleep(_TICK_S)
             self.controller.sweep()
+            self.stages.tick()
             self._watch()
             await self.controller.prefills.refresh()
             self._orphaned()
@@ -179,10 +184,9 @@ class Process:
         self.config = config
         self.reload_error = None
         self.controller.reload_ok = True
-        self.controller.set_table(table)
         self.controller.prefills.freeze(config.slos)
         self.controller.ledger.rate_quantile = config.fluid_rate.quantile
-        self.link.send_table()
+        self.stages.reload(config, table)
         self._configure_logs()
         # Marks taken before the reading stay: what changed since then has not been read.
         self._marks = {path: self._marks.get(path, mark) for path, mark in self._look().items()}
@@ -220,6 +224,11 @@ class Process:
         config = self.config
         self.logs.configure(Target(config.access_log), Target(config.trace_log, config.trace_log_max))
 
+    def _publish(self, table: Table) -> None:
+        """A table is in force from now on."""
+        self.controller.set_table(table)
+        self.link.send_table()
+
     # ------------------------------------------------------------ what the admin API asks
 
     def show_config(self) -> dict[str, Any]:
@@ -229,6 +238,11 @@ class Process:
     def token(self) -> str | None:
         """What readers of the admin API must send."""
         token = self.config.admin.token
+        return None if token is None else token.get_secret_value()
+
+    def write_token(self) -> str | None:
+        """What those must send who change something, where it is another one."""
+        token = self.config.admin.write_token
         return None if token is None else token.get_secret_value()
 
 
@@ -246,6 +260,8 @@ def _server(process: Process) -> AdminServer:
         process.controller,
         config=process.show_config,
         token=process.token,
+        write_token=process.write_token,
+        stages=process.stages,
         reload_error=lambda: process.reload_error,
     )
     return AdminServer(

@@ -17,7 +17,7 @@ from proxy.control.prefills import Prefills
 from proxy.control.prompts import Prompts
 from proxy.control.settle import Settled, settle, settle_unmeasured
 from proxy.control.shares import Shares
-from proxy.control.snapshot import RedisStats, SloStats, Snapshot
+from proxy.control.snapshot import RedisStats, SloStats, Snapshot, Watched
 from proxy.control.store import Store
 from proxy.control.windows import Booked, WindowBook
 from proxy.control.workers import Worker, Workers
@@ -82,6 +82,8 @@ class Controller:
         self._monotonic_ns = monotonic_ns
         self._sinks = list(sinks)
         self._fleet: Fleet | None = None
+        self._mirrored: list[Sink] = []
+        self._watched: Callable[[], Watched] = Watched
         self._export_failures: list[Callable[[], dict[str, int]]] = []
         self._dropped: list[Callable[[], dict[str, int]]] = []
         self._failures = 0
@@ -113,6 +115,11 @@ class Controller:
         settled = [self._settle(facts) for facts in self.workers.fresh(worker, batch)]
         if not settled:
             return
+        copies = [each for each in settled if each.facts.mirror_of is not None]
+        if copies:  # nobody waited for these: they are no part of what users felt
+            for sink in self._mirrored:
+                sink(copies)
+            settled = [each for each in settled if each.facts.mirror_of is None]
         self._book(settled)
         if self._fleet is not None:
             self._fleet.seen(worker.incarnation, worker.seen)
@@ -208,6 +215,14 @@ class Controller:
         """Hand every settled batch from now on to one more."""
         self._sinks.append(sink)
 
+    def add_mirror(self, sink: Sink) -> None:
+        """Hand the settled copies of requests, which go to nobody else, to this one."""
+        self._mirrored.append(sink)
+
+    def show(self, watched: Callable[[], Watched]) -> None:
+        """What experiments, alerts and mirrors say of themselves, for every snapshot."""
+        self._watched = watched
+
     def watch_exporter(
         self, failures: Callable[[], dict[str, int]], dropped: Callable[[], dict[str, int]]
     ) -> None:
@@ -263,6 +278,7 @@ class Controller:
             draining=self.draining,
             drifts=self.prefills.drifts,
             redis=None if self._fleet is None else _redis_stats(self._fleet.state()),
+            watched=self._watched(),
         )
 
 

@@ -39,9 +39,14 @@ class Guard:
             raise ApiError(
                 401,
                 "this API needs its token",
-                "send 'Authorization: Bearer TOKEN' with the token of admin.token_file",
+                "send 'Authorization: Bearer TOKEN' with the token of admin.token_file, for changes that of "
+                "admin.write_token_file",
                 {"www-authenticate": "Bearer"},
             )
+
+    def changes(self, write_token: Callable[[], str | None]) -> Changes:
+        """The same for routes that change something, which may have a token of their own."""
+        return Changes(self._token, write_token)
 
     @staticmethod
     def _only_this_host(request: Request) -> None:
@@ -53,6 +58,24 @@ class Guard:
             raise ApiError(
                 403, "no token is configured, and the Host header does not name this host", _MEND_403
             )
+
+
+class Changes(Guard):
+    """A dependency of every route that changes something.
+
+    With a token for changes, that one; else as for reading.  The body must be JSON by its type: a page in a
+    browser on this host can send other types without being asked whether it may.
+    """
+
+    def __init__(self, token: Callable[[], str | None], write_token: Callable[[], str | None]) -> None:
+        super().__init__(lambda: write_token() or token())
+
+    def __call__(self, request: Request) -> None:
+        """Pass, or raise ``ApiError`` 401, 403 or 415."""
+        super().__call__(request)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(415, "changes are asked for in JSON", "send 'Content-Type: application/json'")
 
 
 def host_of(header: str) -> str:

@@ -7,6 +7,7 @@ picture of the last beats, never added to anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.link import GroupNow
@@ -110,6 +111,32 @@ class RedisStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ExperimentStats:
+    """One experiment's arm: its share of the traffic by the weights in force (0 to 1), and what it was
+    assigned since this process counts."""
+
+    experiment: str
+    backend: str
+    share: float
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What those who watch the traffic say of themselves; counters since the start.
+
+    ``alerts``: how many by (rule, state); ``notified``: by (notifier kind, result); ``mirrored``: by (shadow
+    backend, result); ``ejected``: backends of splits.
+    """
+
+    experiments: tuple[ExperimentStats, ...] = ()
+    alerts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    notified: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    mirrored: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    ejected: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at one moment."""
 
@@ -132,3 +159,4 @@ class Snapshot:
     draining: bool = False
     drifts: tuple[Drift, ...] = ()  # where there is a live curve and a frozen one
     redis: RedisStats | None = None  # None: not configured
+    watched: Watched = field(default_factory=Watched)

@@ -201,6 +201,7 @@ def add_now(merged: dict[GroupKey, GroupNow], key: GroupKey, now: GroupNow) -> N
     held.missed += now.missed
     held.worst_overdue_ns = max(held.worst_overdue_ns, now.worst_overdue_ns)
     held.tokens_per_s += now.tokens_per_s
+    held.awaited += now.awaited
 
 
 def merge_backends(beats: Iterable[Beat]) -> tuple[BackendStats, ...]:

@@ -29,10 +29,14 @@ from proxy.exporters.vocabulary import (
     DRIFT_AT,
     DROPPED,
     EXPORTER,
+    MIRRORED,
+    NOTIFIED,
+    NOTIFIER,
     OUTCOME,
     OUTPUT_SOURCE,
     PROMPT_SOURCE,
     RESULT,
+    RULE,
     UNMEASURED,
     Values,
 )
@@ -78,14 +82,12 @@ _FLUIDITY: Final = (
 _DELAY: Final = tuple(bound / 1e9 for bound in DELAY_BOUNDS_NS)
 
 
-def _counter(
-    name: str, help_: str, *labels: str, unit: str, since: str = "stream", **closed: Values
-) -> Metric:
-    return Metric(name, "counter", unit, (*labels, *closed), help_, MappingProxyType(closed), since=since)
+def _counter(name: str, help_: str, *labels: str, unit: str, **closed: Values) -> Metric:
+    return Metric(name, "counter", unit, (*labels, *closed), help_, MappingProxyType(closed))
 
 
-def _gauge(name: str, help_: str, *labels: str, unit: str, since: str = "stream", **closed: Values) -> Metric:
-    return Metric(name, "gauge", unit, (*labels, *closed), help_, MappingProxyType(closed), since=since)
+def _gauge(name: str, help_: str, *labels: str, unit: str, **closed: Values) -> Metric:
+    return Metric(name, "gauge", unit, (*labels, *closed), help_, MappingProxyType(closed))
 
 
 def _histogram(
@@ -221,7 +223,6 @@ CATALOG: Final[tuple[Metric, ...]] = (
         "backend",
         "model",
         unit="ratio",
-        since="learned_deadlines",
     ),
     _gauge(
         "legato_tbt_drift_ratio",
@@ -229,7 +230,6 @@ CATALOG: Final[tuple[Metric, ...]] = (
         "backend",
         "model",
         unit="ratio",
-        since="learned_deadlines",
         at=DRIFT_AT,
     ),
     # the proxy itself: is it us, are we blind
@@ -275,12 +275,24 @@ CATALOG: Final[tuple[Metric, ...]] = (
         unit="bytes",
     ),
     _gauge(
+        "legato_backend_ejected",
+        "1 while a failing backend is taken out of its splits, or not yet back with all of its weight.",
+        "backend",
+        unit="bool",
+    ),
+    _counter(
+        "legato_mirrored_requests_total",
+        "Copies of requests for a shadow backend; they are in no other metric.",
+        "backend",
+        unit="requests",
+        result=MIRRORED,
+    ),
+    _gauge(
         "legato_experiment_weight",
         "Share of the traffic.",
         "experiment",
         "backend",
         unit="share",
-        since="experiments",
     ),
     _counter(
         "legato_experiment_requests_total",
@@ -288,10 +300,20 @@ CATALOG: Final[tuple[Metric, ...]] = (
         "experiment",
         "backend",
         unit="requests",
-        since="experiments",
     ),
     _gauge(
-        "legato_alerts", "Alerts that are out now.", "rule", unit="alerts", since="alerts", state=ALERT_STATE
+        "legato_alerts",
+        "Alerts that are out now.",
+        unit="alerts",
+        rule=RULE,
+        state=ALERT_STATE,
+    ),
+    _counter(
+        "legato_notifications_total",
+        "Messages to those who are told of alerts.",
+        unit="items",
+        notifier=NOTIFIER,
+        result=NOTIFIED,
     ),
     _gauge(
         "legato_config_reload_success",

@@ -12,9 +12,6 @@ from proxy.exporters.vocabulary import Values
 Kind = Literal["counter", "gauge", "histogram"]
 Deadline = Literal["ttft", "tbt", "e2e", "target"]
 
-#: The capabilities of this version.
-CAPABILITIES: Final = frozenset({"stream", "learned_deadlines"})
-
 #: Units in the words of UCUM.  Tokens per second are no ``{token}/s``, which Prometheus would put into the
 #: name; so would it put ``ratio`` behind every gauge whose unit is ``1``.
 UCUM: Final[Mapping[str, str]] = MappingProxyType(
@@ -42,8 +39,7 @@ UCUM: Final[Mapping[str, str]] = MappingProxyType(
 class Metric:
     """One metric.  ``closed`` lists the values of those labels that have a closed list; other labels take
     names from the configuration, or the model.  ``bounds`` are a histogram's default boundaries in ``unit``;
-    ``deadline`` names the configured deadline that belongs among them.  ``since`` is the capability that
-    brings it: one that is not in ``CAPABILITIES`` is not exported yet."""
+    ``deadline`` names the configured deadline that belongs among them."""
 
     name: str
     kind: Kind
@@ -53,12 +49,6 @@ class Metric:
     closed: Mapping[str, Values] = field(default_factory=dict)
     bounds: tuple[float, ...] = ()
     deadline: Deadline | None = None
-    since: str = "stream"
-
-    @property
-    def exported(self) -> bool:
-        """Whether this version exports it."""
-        return self.since in CAPABILITIES
 
     @property
     def otlp_name(self) -> str:

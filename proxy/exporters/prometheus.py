@@ -30,17 +30,16 @@ def render(snapshot: Snapshot, accept: str | None) -> tuple[bytes, str]:
     view = view_of(snapshot)
     out: list[str] = []
     for metric in CATALOG:
-        if metric.exported:
-            out.append(_head(metric, openmetrics))
-            name, names = metric.name, metric.labels
-            if metric.kind == "histogram":
-                for labels, hist in histograms(metric, view):
-                    _add_histogram(out, name, _pairs(names, labels), hist, openmetrics)
-            else:
-                out += [
-                    f"{name}{_braced(names, labels)} {_number(value)}\n"
-                    for labels, value in samples(metric, view)
-                ]
+        out.append(_head(metric, openmetrics))
+        name, names = metric.name, metric.labels
+        if metric.kind == "histogram":
+            for labels, hist in histograms(metric, view):
+                _add_histogram(out, name, _pairs(names, labels), hist, openmetrics)
+        else:
+            out += [
+                f"{name}{_braced(names, labels)} {_number(value)}\n"
+                for labels, value in samples(metric, view)
+            ]
     if openmetrics:
         out.append("# EOF\n")
     return "".join(out).encode(), OPENMETRICS if openmetrics else TEXT

@@ -65,7 +65,7 @@ the server reported, never an estimate.
 
 def markdown() -> str:
     """The whole reference."""
-    return "\n".join([_HEAD, *_metrics(), *_values(), *_buckets(), *_otlp(), *_later()]).rstrip() + "\n"
+    return "\n".join([_HEAD, *_metrics(), *_values(), *_buckets(), *_otlp()]).rstrip() + "\n"
 
 
 def _metrics() -> Iterator[str]:
@@ -73,8 +73,7 @@ def _metrics() -> Iterator[str]:
     yield "| name | type | unit | labels | meaning |"
     yield "|---|---|---|---|---|"
     for metric in CATALOG:
-        if metric.exported:
-            yield _row(metric)
+        yield _row(metric)
     yield ""
 
 
@@ -90,9 +89,8 @@ def _values() -> Iterator[str]:
     yield "## Values of labels that have a closed list\n"
     yield f"A value that is in no list would be an error of Legato's; it is exported as `{OTHER}`.\n"
     for metric in CATALOG:
-        if metric.exported:
-            for label, values in metric.closed.items():
-                yield from _list(f"`{label}` of `{metric.name}`", values)
+        for label, values in metric.closed.items():
+            yield from _list(f"`{label}` of `{metric.name}`", values)
 
 
 def _list(title: str, values: Values) -> Iterator[str]:
@@ -120,8 +118,7 @@ def _otlp() -> Iterator[str]:
     yield "| name | over OTLP | unit |"
     yield "|---|---|---|"
     for metric in CATALOG:
-        if metric.exported:
-            yield f"| `{metric.name}` | `{metric.otlp_name}` | `{metric.otlp_unit}` |"
+        yield f"| `{metric.name}` | `{metric.otlp_name}` | `{metric.otlp_unit}` |"
     yield ""
     yield _GEN_AI
     yield "| histogram | unit | meaning | boundaries |"
@@ -129,17 +126,6 @@ def _otlp() -> Iterator[str]:
     for each in CONVENTIONS:
         bounds = " ".join(f"{bound:.10g}" for bound in (TOKENS if each is TOKEN_USAGE else SECONDS))
         yield f"| `{each.name}` | `{each.unit}` | {each.help} | {bounds} |"
-    yield ""
-
-
-def _later() -> Iterator[str]:
-    yield "## Not exported yet\n"
-    yield "Names that are kept for capabilities of later versions.\n"
-    yield "| name | type | labels | capability |"
-    yield "|---|---|---|---|"
-    for metric in CATALOG:
-        if not metric.exported:
-            yield f"| `{metric.name}` | {metric.kind} | {_labels(metric)} | {metric.since} |"
     yield ""
 
 

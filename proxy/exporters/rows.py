@@ -17,11 +17,13 @@ from proxy.control.snapshot import (
     BackendStats,
     Drift,
     Exemplar,
+    ExperimentStats,
     GroupStats,
     Hist,
     RedisStats,
     SloStats,
     Snapshot,
+    Watched,
 )
 from proxy.exporters.catalog import GROUP_LIMIT, OTHER
 from proxy.exporters.metric import Metric
@@ -170,6 +172,7 @@ def _add_now(one: GroupNow, two: GroupNow) -> GroupNow:
         one.missed + two.missed,
         max(one.worst_overdue_ns, two.worst_overdue_ns),
         one.tokens_per_s + two.tokens_per_s,
+        one.awaited + two.awaited,
     )
 
 
@@ -266,6 +269,41 @@ def _of_redis(value: Callable[[RedisStats], int | float | None]) -> _Source:
     return read
 
 
+def _by_both(one: str, other: str, counts: Callable[[Watched], Mapping[tuple[str, str], int]]) -> _Source:
+    """Two closed labels: a value for every pair, and what is in neither list in ``other``."""
+
+    def read(metric: Metric, view: View) -> Iterator[Sample]:
+        told = counts(view.snapshot.watched)
+        firsts = dict.fromkeys([*metric.closed[one], *(first for first, _ in told)])
+        merged: dict[str, dict[str, int]] = {}
+        for first in firsts:
+            held = merged.setdefault(first if first in metric.closed[one] else OTHER, {})
+            for (name, second), count in told.items():
+                if name == first:
+                    held[second] = held.get(second, 0) + count
+        for first, held in merged.items():
+            for second, count in _listed(metric.closed[other], held):
+                yield (first, second), count
+
+    return read
+
+
+def _mirrored(metric: Metric, view: View) -> Iterator[Sample]:
+    told = view.snapshot.watched.mirrored
+    for backend in dict.fromkeys(backend for backend, _ in told):
+        held = {result: count for (name, result), count in told.items() if name == backend}
+        for result, count in _listed(metric.closed["result"], held):
+            yield (clean(backend), result), count
+
+
+def _of_arms(value: Callable[[ExperimentStats], int | float]) -> _Source:
+    def read(_: Metric, view: View) -> Iterator[Sample]:
+        for arm in view.snapshot.watched.experiments:
+            yield (clean(arm.experiment), clean(arm.backend)), value(arm)
+
+    return read
+
+
 _SOURCES: Final[Mapping[str, _Source]] = {
     "legato_requests_total": _per_group_and("outcome", lambda g: g.outcomes),
     "legato_slo_requests_total": _per_group_and("result", lambda g: g.results),
@@ -289,6 +327,14 @@ _SOURCES: Final[Mapping[str, _Source]] = {
     "legato_redis_up": _of_redis(lambda redis: int(redis.up)),
     "legato_redis_clock_offset_seconds": _of_redis(lambda redis: redis.offset_s),
     "legato_redis_waiting_bytes": _of_redis(lambda redis: redis.waiting_bytes),
+    "legato_backend_ejected": lambda _, v: [
+        ((clean(name),), int(out)) for name, out in v.snapshot.watched.ejected.items()
+    ],
+    "legato_mirrored_requests_total": _mirrored,
+    "legato_experiment_weight": _of_arms(lambda arm: arm.share),
+    "legato_experiment_requests_total": _of_arms(lambda arm: arm.requests),
+    "legato_alerts": _by_both("rule", "state", lambda watched: watched.alerts),
+    "legato_notifications_total": _by_both("notifier", "result", lambda watched: watched.notified),
     "legato_config_reload_success": _one(lambda v: int(v.snapshot.reload_ok)),
     "legato_build_info": lambda _, v: [((clean(v.snapshot.version),), 1)],
     "legato_workers": _one(lambda v: v.snapshot.workers),

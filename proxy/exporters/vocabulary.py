@@ -107,3 +107,34 @@ ALERT_STATE: Final = _values(
     pending="The condition holds, not yet for long enough.",
     firing="The alert is out.",
 )
+
+RULE: Final = _values(
+    burn_rate="Bad requests use up the objective's budget too fast.",
+    spike="Far more requests than usual missed a deadline in the last minute.",
+    errors="Far more requests than usual failed in the last minute.",
+    stalled="Streams in flight wait for tokens that should have come.",
+    drift="Prefill or the time between tokens is slower than what was frozen.",
+    backend_down="A backend cannot be connected to.",
+    experiment="An experiment's candidate is surely worse than the margin, or its data cannot be trusted.",
+    proxy="Legato itself: loop lag, drops, exporters or Redis in trouble, streams unmeasured.",
+)
+
+NOTIFIER: Final = _values(
+    webhook="JSON by POST.",
+    slack="Slack.",
+    alertmanager="Alertmanager.",
+    log="A line on standard error.",
+)
+
+NOTIFIED: Final = _values(
+    sent="Taken by whom it was for.",
+    failed="An attempt failed, and is made again.",
+    given_up="Every attempt failed, or too many waited: that message is lost.",
+)
+
+MIRRORED: Final = _values(
+    completed="Answered to the end.",
+    failed="The shadow failed, refused, or was cut off.",
+    timeout="It took longer than `mirror.timeout`, and was given up.",
+    dropped="Not sent: too many were in flight, the worker was busy, or no connection was free.",
+)

@@ -14,6 +14,7 @@ from proxy.link.down import (
     Down,
     LearnedCurve,
     Match,
+    MirrorSpec,
     PromptModel,
     PromptModels,
     RouteSpec,
@@ -33,6 +34,7 @@ from proxy.link.frames import (
     frame,
 )
 from proxy.link.up import (
+    BUCKETS,
     DELAY_BOUNDS_NS,
     META_BYTES_MAX,
     META_TOKENS_BITS,
@@ -54,6 +56,7 @@ from proxy.link.up import (
 )
 
 __all__ = [
+    "BUCKETS",
     "DELAY_BOUNDS_NS",
     "MAX_FRAME",
     "META_BYTES_MAX",
@@ -77,6 +80,7 @@ __all__ = [
     "LearnedCurve",
     "LinkError",
     "Match",
+    "MirrorSpec",
     "PromptModel",
     "PromptModels",
     "RouteSpec",

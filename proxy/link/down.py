@@ -48,6 +48,17 @@ class SplitSpec(Struct, frozen=True, omit_defaults=True):
     sticky: tuple[str, str] | None = None
     force: str | None = None  # a header (lower case) that names the backend to take
     failover: bool = False  # a backend that cannot be connected to: another one is taken
+    epoch: str = ""  # names these weights in a running experiment; "": there is none, and none is counted
+
+
+class MirrorSpec(Struct, frozen=True, omit_defaults=True):
+    """A share of a route's requests is also sent to a shadow backend; what it answers is measured only."""
+
+    backend: str
+    ratio: float  # 0 to 1
+    most: int = 64  # copies in flight at once, per worker
+    body_limit: int = 1024 * 1024  # a request with a larger body is not copied
+    timeout_ns: int = 300_000_000_000  # a copy that takes longer is given up
 
 
 class RouteSpec(Struct, frozen=True, omit_defaults=True):
@@ -57,6 +68,7 @@ class RouteSpec(Struct, frozen=True, omit_defaults=True):
     backend: str  # with a split: the one of the most weight
     dialect: str | None = None  # its name; None: told by the path and the first event
     split: SplitSpec | None = None
+    mirror: MirrorSpec | None = None
 
 
 class LearnedCurve(Struct, frozen=True, array_like=True):

@@ -12,6 +12,9 @@ META_TOKENS_BITS: Final = 20
 META_TOKENS_MAX: Final = (1 << META_TOKENS_BITS) - 1
 META_BYTES_MAX: Final = (1 << 40) - 1
 
+#: Sessions of a sticky split are told apart into so many groups (a power of two).
+BUCKETS: Final = 512
+
 
 class Hello(Struct, frozen=True, tag=True):
     """First frame up on every connection.
@@ -124,6 +127,8 @@ class Assignment(Struct, frozen=True, array_like=True):
     by: str
     session: int | None = None  # 64 bits of a keyed hash of the session's key; None unless by ``session``
     failed: str | None = None  # our own word for what came of connecting, as in ``Facts.error``
+    epoch: str = ""  # the split's ``SplitSpec.epoch`` when it decided
+    bucket: int = 0  # of ``BUCKETS``: by bits of the session that do not decide the arm; drawn for ``no_key``
 
 
 class Facts(Struct, array_like=True):
@@ -177,6 +182,7 @@ class Facts(Struct, array_like=True):
     trace: TraceIds | None = None  # None: tracing is not configured
     asked: Asked | None = None  # only where tracing is configured
     assignment: Assignment | None = None  # None: no split decided
+    mirror_of: str | None = None  # a copy for a shadow backend: the id of the request whose copy it is
 
     @property
     def assigned(self) -> str | None:
@@ -211,6 +217,7 @@ class GroupNow(Struct, array_like=True):
     missed: int  # deadlines missed so far, the overdue token's included
     worst_overdue_ns: int
     tokens_per_s: float = 0.0  # as counted while they stream, since the picture before
+    awaited: int = 0  # of those in flight: a deadline is running, so that they can be overdue
 
 
 class BackendNow(Struct, array_like=True):
@@ -225,18 +232,21 @@ class BackendNow(Struct, array_like=True):
 
 
 class Assigned(Struct, array_like=True):
-    """What one split assigned to one backend, counted as it was decided, by how (``Assignment.by``).
+    """What one split assigned to one backend in one epoch, counted as it was decided, by how
+    (``Assignment.by``).
 
-    ``before``: how many of ``session + draw + no_key`` were assigned when the split's present weights began.
+    ``buckets``: of ``session + no_key`` by ``Assignment.bucket``, ``BUCKETS`` numbers; empty where the split
+    is not sticky, or without an epoch.
     """
 
     split: str
     backend: str
+    epoch: str = ""
     session: int = 0
     draw: int = 0
     no_key: int = 0
     forced: int = 0
-    before: int = 0
+    buckets: list[int] = []
 
 
 class Beat(Struct, tag=True):

@@ -103,6 +103,7 @@ def _add(exchange: Exchange, groups: dict[_Key, GroupNow], now_ns: int) -> None:
         missed = overdue_ns // arm.tbt_ns + 1 if overdue_ns > 0 else 0
     else:
         return
+    group.awaited += 1
     if overdue_ns > 0:
         group.overdue += 1
         group.worst_overdue_ns = max(group.worst_overdue_ns, overdue_ns)

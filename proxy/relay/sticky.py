@@ -19,7 +19,9 @@ from hashlib import blake2b
 from math import inf, log
 from typing import Final
 
-from proxy.link import Assigned, Assignment, SplitSpec, Table
+from msgspec.structs import replace
+
+from proxy.link import BUCKETS, Assigned, Assignment, SplitSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
 from proxy.relay.record_tags import Tags
@@ -27,8 +29,8 @@ from proxy.relay.visitor import remembering, visitor
 
 #: Bytes of a session's key; a longer one is none.
 KEY_MAX: Final = 4096
-#: Splits times backends that are counted; of those that no table has any more the oldest are let go.
-_COUNTED: Final = 512
+#: Rows of counts that are kept of what no table has any more; past it the oldest are let go.
+_PAST: Final = 32
 
 _EVEN: Final = 2.0**-53
 Peer = tuple[str, int] | None
@@ -61,7 +63,7 @@ class Split:
         ]
         self._total = sum(weight for _, weight, _ in self._arms)
         self._drawn = {
-            by: {name: Assignment(spec.name, name, by) for name, _ in spec.arms}
+            by: {name: Assignment(spec.name, name, by, epoch=spec.epoch) for name, _ in spec.arms}
             for by in ("draw", "no_key", "forced")
         }
 
@@ -79,10 +81,15 @@ class Split:
         if not self._sticky:
             return self._drawn["draw"][self._drawn_arm(())]
         key = self._key(call, fields, peer)
+        epoch = self.spec.epoch
         if not key or len(key) > KEY_MAX:
-            return self._drawn["no_key"][self._drawn_arm(())]
+            drawn = self._drawn["no_key"][self._drawn_arm(())]
+            return drawn if not epoch else replace(drawn, bucket=int(self._draw() * BUCKETS))
         session = self.session(key)
-        return Assignment(self.spec.name, self.arm(session), "session", session)
+        # The arm is by a hash of the session's bits: they themselves say nothing of it.
+        return Assignment(
+            self.spec.name, self.arm(session), "session", session, None, epoch, session % BUCKETS
+        )
 
     def session(self, key: bytes) -> int:
         """64 bits that stand for a session's key."""
@@ -171,30 +178,32 @@ class Assignments:
     """What was assigned since the worker's start; it outlives tables.  Exact: counted as it is decided."""
 
     def __init__(self) -> None:
-        self._counted: dict[tuple[str, str], Assigned] = {}
-        self._weights: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {}
+        self._counted: dict[tuple[str, str, str], Assigned] = {}
 
     def renew(self, table: Table) -> None:
-        """A table is taken: its splits are counted from 0 if they are new, their new weights from now."""
-        weights: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {}
+        """A table is taken: what it may assign is counted, from 0 where it is new."""
+        present: set[tuple[str, str, str]] = set()
         for route in table.routes:
-            if route.split is not None:
-                weights[route.split.name] = (*weights.get(route.split.name, ()), route.split.arms)
-        present = {(name, arm) for name, held in weights.items() for arms in held for arm, _ in arms}
-        for key in sorted(present):
-            self._counted.setdefault(key, Assigned(*key))
-        for (name, _), row in self._counted.items():
-            if self._weights.get(name) != weights.get(name):
-                row.before = row.session + row.draw + row.no_key
-        self._weights = weights
-        for key in [key for key in self._counted if key not in present]:
-            if len(self._counted) <= _COUNTED:
-                break
+            split = route.split
+            if split is not None:
+                in_buckets = bool(split.epoch) and split.sticky is not None
+                for name, _ in split.arms:
+                    key = (split.name, name, split.epoch)
+                    present.add(key)
+                    row = self._counted.pop(key, None) or Assigned(*key)
+                    if in_buckets and not row.buckets:
+                        row.buckets = [0] * BUCKETS
+                    self._counted[key] = row  # last, so that the oldest stand first
+        past = [key for key in self._counted if key not in present]
+        for key in past[: max(len(past) - _PAST, 0)]:
             del self._counted[key]
 
     def add(self, assignment: Assignment) -> None:
         """One more."""
-        row = self._counted[assignment.split, assignment.backend]
+        key = (assignment.split, assignment.backend, assignment.epoch)
+        row = self._counted.get(key)
+        if row is None:  # of a table that was left behind long ago
+            row = self._counted[key] = Assigned(*key)
         by = assignment.by
         if by == "session":
             row.session += 1
@@ -202,8 +211,11 @@ class Assignments:
             row.draw += 1
         elif by == "forced":
             row.forced += 1
+            return
         else:
             row.no_key += 1
+        if row.buckets:
+            row.buckets[assignment.bucket] += 1
 
     def told(self) -> list[Assigned]:
         """For a beat."""

@@ -9,26 +9,21 @@ from urllib.parse import urlsplit
 
 from proxy.settings.base import Match
 from proxy.settings.files import authority, pair, readable
-from proxy.settings.models import NOT_YET, Backend, BackendTls, Config, ListenTls
+from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.outside import cares_outside, otel_findings, redis_findings
 from proxy.settings.problems import suggest
-from proxy.settings.routes import cares_of_splits, split_findings
+from proxy.settings.route_checks import cares_of_splits, split_findings
 from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
 from proxy.units import parse_address
 
 Finding = tuple[Loc, str]
-_LATER = "not in this version yet: leave it out"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-def take_out_later(tree: Tree) -> None:
-    """Name what belongs to a later version, and take it out of the tree."""
-    for name, what in NOT_YET.items():
-        if name in tree.data:
-            tree.problem((name,), f"{what} is {_LATER}", value="")
-            tree.data.pop(name)
+def take_out_misplaced(tree: Tree) -> None:
+    """Name what belongs elsewhere, and take it out of the tree."""
     held = tree.data.get("routes")
     for index, route in enumerate(held if isinstance(held, list) else []):
         match = route.get("match") if isinstance(route, dict) else None

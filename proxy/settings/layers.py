@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from proxy.settings.models import NOT_YET, Config
+from proxy.settings.models import Config
 from proxy.settings.problems import suggest
 from proxy.settings.tree import Loc, Tree
 
@@ -96,7 +96,7 @@ def add_variables(tree: Tree, environ: Mapping[str, str]) -> None:
             continue
         text = environ[name]
         steps = name[len(PREFIX) :].lower().split("__")
-        if steps[0] not in Config.model_fields and steps[0] not in (*SHORT, *NOT_YET):
+        if steps[0] not in Config.model_fields and steps[0] not in SHORT:
             meant = suggest(
                 name[len(PREFIX) :], [known[len(PREFIX) :].lower() for known in known_variables()]
             )

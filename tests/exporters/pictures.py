@@ -8,11 +8,13 @@ from proxy.control.snapshot import (
     BackendStats,
     Drift,
     Exemplar,
+    ExperimentStats,
     GroupStats,
     Hist,
     RedisStats,
     SloStats,
     Snapshot,
+    Watched,
 )
 from proxy.exporters.catalog import CATALOG, bounds_for
 from proxy.exporters.vocabulary import DEADLINE_RESULT, OUTCOME, OUTPUT_SOURCE, PROMPT_SOURCE, RESULT
@@ -115,4 +117,14 @@ def everything(groups: int = 3) -> Snapshot:
         drifts=(Drift("stable", "model-1", 1.25, {"p50": 1.5, "p99": 2.0}),),
         redis=RedisStats(up=True, offset_s=-0.125, waiting_bytes=4_321),
         export_failures={"prometheus": 1, "a-new-one": 2},
+        watched=Watched(
+            experiments=(
+                ExperimentStats("new-vllm", "stable", 0.9, 900),
+                ExperimentStats("new-vllm", "canary", 0.1, 101),
+            ),
+            alerts={("spike", "firing"): 2, ("drift", "pending"): 1, ("a-new-one", "firing"): 3},
+            notified={("slack", "sent"): 4, ("log", "given_up"): 5, ("a-new-one", "sent"): 6},
+            mirrored={("shadow", "completed"): 7, ("shadow", "a-new-one"): 8},
+            ejected={"stable": False, "canary": True},
+        ),
     )

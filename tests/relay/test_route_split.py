@@ -116,6 +116,6 @@ def test_it_travels_to_the_control_process(
 
 
 def test_the_counts_travel_with_a_beat() -> None:
-    rows = [Assigned("s", "a", 1, 2, 3, 4, 5)]
+    rows = [Assigned("s", "a", "e", 1, 2, 3, 4, [5, 6])]
     beat = Beat(0, [], [], 0, [], 0, [], 0, [], 0, {}, 1, True, False, 0, rows)
     assert link.decode_up(link.frame(beat)[4:]) == beat

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from proxy.link import Assigned, Assignment, BackendSpec, Match, RouteSpec, SloSpec, SplitSpec, Table
+from proxy.link import BUCKETS, Assigned, Assignment, BackendSpec, Match, RouteSpec, SloSpec, SplitSpec, Table
 from proxy.relay.call import Call
-from proxy.relay.sticky import _COUNTED, KEY_MAX, Assignments, Split
+from proxy.relay.sticky import _PAST, KEY_MAX, Assignments, Split
 
 KEYS = [b"session-%d" % number for number in range(100_000)]
 HEADER = ("header", "x-session-id")
@@ -357,23 +357,45 @@ def test_every_way_is_counted_apart_and_tables_do_not_forget() -> None:
         for _ in range(times):
             counts.add(Assignment("one", "a", by))
     counts.renew(table(one))
-    assert counts.told()[0] == Assigned("one", "a", 3, 2, 1, 4, before=0), "the weights are the same"
-    counts.renew(table(replace(one, arms=(("a", 80), ("b", 20)))))
-    counts.add(Assignment("one", "b", "session"))
-    assert counts.told() == [Assigned("one", "a", 3, 2, 1, 4, before=6), Assigned("one", "b", 1)]
+    assert counts.told()[0] == Assigned("one", "a", "", 3, 2, 1, 4)
+    heavier = replace(one, arms=(("a", 80), ("b", 20)), epoch="e:a80,b20")
+    counts.renew(table(heavier))
+    counts.add(Assignment("one", "b", "draw", epoch=heavier.epoch))
+    counts.add(Assignment("one", "b", "draw"))
+    first = [Assigned("one", "a", "", 3, 2, 1, 4), Assigned("one", "b", "", draw=1)]
+    second = [Assigned("one", "a", heavier.epoch), Assigned("one", "b", heavier.epoch, draw=1)]
+    assert counts.told() == [*first, *second], "a request that was assigned before counts where it belongs"
     counts.renew(table())
-    counts.renew(table(replace(one, arms=(("a", 80), ("b", 20)))))
-    assert counts.told() == [Assigned("one", "a", 3, 2, 1, 4, before=6), Assigned("one", "b", 1, before=1)]
+    counts.renew(table(heavier))
+    assert counts.told() == [*first, *second]
+
+
+def test_sessions_of_an_experiment_are_counted_by_bucket() -> None:
+    sticky = replace(spec(a=1, b=1), sticky=("header", "x-session"), name="one", epoch="e:a1,b1")
+    draws = count()
+    split = Split(sticky, draw=lambda: next(draws) % 7 / 7)
+    counts = Assignments()
+    counts.renew(table(sticky))
+    expected: dict[str, list[int]] = {"a": [0] * BUCKETS, "b": [0] * BUCKETS}
+    for number in range(300):
+        fields = [(b"x-session", b"s%d" % number)] if number % 3 else []
+        assignment = split.assign(NOBODY, fields)
+        assert assignment.epoch == sticky.epoch
+        assert assignment.bucket == (assignment.session or 0) % BUCKETS or assignment.by == "no_key"
+        counts.add(assignment)
+        expected[assignment.backend][assignment.bucket] += 1
+    assert {row.backend: row.buckets for row in counts.told()} == expected
+    assert sum(map(sum, expected.values())) == 300
+    counts.add(Assignment("one", "a", "forced", epoch=sticky.epoch))
+    assert sum(map(sum, (row.buckets for row in counts.told()))) == 300, "who is forced is in no bucket"
 
 
 def test_what_is_counted_is_bounded_and_what_is_in_force_is_kept() -> None:
     counts = Assignments()
-    for number in count():
+    for number in range(_PAST + 3):
         counts.renew(table(SplitSpec(f"s{number}", (("a", 1), ("b", 1)), "")))
-        if number == _COUNTED:
-            break
     told = counts.told()
-    assert len(told) == _COUNTED
+    assert len(told) == _PAST + 2
     assert [(row.split, row.backend) for row in told[-2:]] == [(f"s{number}", "a"), (f"s{number}", "b")]
 
 

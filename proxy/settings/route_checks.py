@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from proxy.settings.models import Config, Route
+from proxy.settings.models import Config
+from proxy.settings.route import Route
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
 

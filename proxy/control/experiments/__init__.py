@@ -1,0 +1,1 @@
+"""Comparing backends: weights at run time, health, experiments, mirrored pairs."""
