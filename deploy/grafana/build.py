@@ -15,9 +15,10 @@ from typing import Any, Final
 from deploy.grafana.panels import MATCHERS, Panel, Query, Row
 from deploy.grafana.proxied import BLIND, ENGINE, NOW, US
 from deploy.grafana.users import FEELS, SERVED
+from deploy.grafana.watched import TOLD, TRIED
 
 FILE: Final = Path(__file__).parent / "dashboards" / "legato-overview.json"
-ROWS: Final = (SERVED, FEELS, NOW, US, BLIND, ENGINE)
+ROWS: Final = (SERVED, FEELS, NOW, TOLD, TRIED, US, BLIND, ENGINE)
 
 SCHEMA: Final = 39
 COLUMNS: Final = 24
