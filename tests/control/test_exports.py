@@ -59,6 +59,7 @@ def test_what_cannot_be_made_is_said_without_its_words_and_the_rest_is_made(
     assert "SECRET" not in caplog.text
 
 
+@pytest.mark.alone
 def test_all_are_closed_at_once_and_one_that_fails_keeps_no_other_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

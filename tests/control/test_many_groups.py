@@ -34,7 +34,7 @@ from tests.control.facts import BATCH, S, at, facts, streamed, table
 from tests.control.test_windows import HOUR, MINUTE, Clock
 from tests.scoring.oracle import Sequence_, tally
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 Ints = npt.NDArray[np.int64]
 

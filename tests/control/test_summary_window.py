@@ -130,6 +130,7 @@ def test_curves_fall_as_the_deadline_grows() -> None:
     assert known == sorted(known, reverse=True)
 
 
+@pytest.mark.alone
 def test_sixty_four_groups_answer_in_time() -> None:
     clock = Clock()
     legato = control(clock)

@@ -12,6 +12,8 @@ from tests.helpers.procs import Legato, eventually
 from tests.helpers.rawclient import PLAIN_CHAT, RawClient, get, post
 from tests.helpers.upstream import SSE_HEAD, Connection, Upstream, chat_chunk, json_response, respond
 
+pytestmark = pytest.mark.alone
+
 TIMES = 7
 BOUND_NS = 100_000_000
 #: A single one may be late on a busy machine; not by more than this.

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.crowd import Crowd, Streamer, Wish, streamer
 from tests.helpers.procs import Legato, alive, eventually, serve
 
+pytestmark = pytest.mark.alone
+
 BACK_S = 5.0
 STREAMS = 100
 

@@ -23,6 +23,8 @@ from tests.helpers.upstream import (
     serve_forever,
 )
 
+pytestmark = pytest.mark.alone
+
 #: The moments come so far apart.  t = 0 is stamped when the request was written: on a busy machine the server
 #: may have seen it before, by less than this.
 STEP_S, EARLY_S = 0.08, 0.04

@@ -21,7 +21,7 @@ from tests.helpers.procs import Legato, alive, eventually, serve
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
 
-pytestmark = pytest.mark.timeout(300)  # 20,000 requests on a busy machine
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]  # 20,000 requests on a busy machine
 
 HOSTS = 3
 REQUESTS = 20_000

@@ -35,6 +35,8 @@ from tests.helpers.upstream import (
     sse,
 )
 
+pytestmark = pytest.mark.alone
+
 BYTES_PER_TOKEN = 4
 SLACK_S, FALLBACK_S = 0.3, 2.0
 #: Both ends of the prompts, in tokens.

@@ -23,6 +23,8 @@ from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.rawclient import RawClient
 from tests.helpers.truth import Line, judged, raw_of, trace_lines
 
+pytestmark = pytest.mark.alone
+
 MS, S = 1_000_000, 1_000_000_000
 STREAMS = 8
 SLOS = [{"name": "tight", "ttft": "100ms", "tbt": "25ms"}]

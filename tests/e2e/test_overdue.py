@@ -21,6 +21,8 @@ from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.rawclient import RawClient
 from tests.helpers.truth import Line, judged, missed_by, raw_of, trace_lines
 
+pytestmark = pytest.mark.alone
+
 MS, S = 1_000_000, 1_000_000_000
 STREAMS = 6
 #: 20 ms of the 25 that are allowed: some 50 tokens before the server hangs leave slack of 0.35 s at most.

@@ -23,6 +23,8 @@ from tests.helpers.prometheus import Prometheus, QueryError, prometheus
 from tests.helpers.rawclient import RawClient
 from tests.helpers.tools import need
 
+pytestmark = pytest.mark.alone
+
 JOB = "legato"
 #: Both groups are in a beat, and scraped, before anything is booked: rates see every request.
 LONG = Plan(gaps_ms=[15] * 160)

@@ -14,6 +14,8 @@ from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.rawclient import CHAT, RawClient, Response, post
 from tests.helpers.upstream import SSE_HEAD, Connection, Request, Upstream, chat_chunk, scripted
 
+pytestmark = pytest.mark.alone
+
 MS = 1_000_000
 EVENTS = 200
 #: Gaps of 10 ms, every twentieth of 60 ms: that is the p99 of the gaps, far above a machine's noise.

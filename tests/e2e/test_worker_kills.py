@@ -21,6 +21,8 @@ from tests.helpers.crowd import Crowd, Seen, Wish, streamer
 from tests.helpers.procs import Legato, Metrics, eventually, serve
 from tests.helpers.prometheus import Prometheus, Series, prometheus
 
+pytestmark = pytest.mark.alone
+
 JOB = "legato"
 WORKERS = 4
 KILLS = 6

@@ -403,6 +403,7 @@ def calibration() -> int:
     return len("".join([f'{{a="{i}"}} {i}\n' for i in range(5_000)]).encode())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("accept", "most"), [(None, 25), (OPENMETRICS, 50)])
 def test_a_page_of_64_groups_costs_a_few_milliseconds(accept: str | None, most: int) -> None:
     """The promise is 50 ms of the control process; beside a loop of Python's, as machines differ."""

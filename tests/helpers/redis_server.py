@@ -36,8 +36,8 @@ USER, USER_PASSWORD = "legato", "tests-only-user"
 SERVICE = "mymaster"
 #: What the user of ``redis_acl`` may do: the least with which everything works.
 USER_RULES = (
-    "~legato:* resetchannels -@all +time +get +set +hset +hgetall +expire +expireat +zadd +zremrangebyscore "
-    "+zrevrangebyscore +xadd +xrevrange +ping +client|setname"
+    "~legato:* resetchannels -@all +time +get +set +hset +hsetnx +hdel +hgetall +expire +expireat "
+    "+zadd +zremrangebyscore +zrevrangebyscore +xadd +xrevrange +ping +client|setname"
 )
 _PLAIN = ("--save", "", "--appendonly", "no", "--bind", HOST, "--protected-mode", "no")
 

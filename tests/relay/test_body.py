@@ -597,6 +597,7 @@ def test_what_is_kept_is_the_beginning_and_the_end() -> None:
         assert read(raw, size=65536).usage.output == found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "filling",
     [rb"\"", b"[", b'{"id":', b'"usage":{"id":', b'"a":', b'"usage" ', b"{},", b" ", b'"finish_reason" '],

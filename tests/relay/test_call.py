@@ -274,6 +274,7 @@ def test_an_image_whose_mark_is_cut_in_two_is_one_all_the_same() -> None:
         assert read_call("POST", "/", JSON, [raw[:cut], raw[cut:]]).text_bytes == whole
 
 
+@pytest.mark.alone
 def test_twenty_megabytes_hold_the_loop_for_a_moment_only() -> None:
     picture = "data:image/png;base64," + "A" * 20_000_000
     raw = json.dumps(

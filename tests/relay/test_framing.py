@@ -177,6 +177,7 @@ def test_comments_for_ever_are_never_too_much() -> None:
     assert decoder.comments == 1000
 
 
+@pytest.mark.alone
 def test_one_huge_line_in_small_pieces_takes_linear_time() -> None:
     def seconds(megabytes: int) -> float:
         pieces = [b"data: "] + [b"x" * 1024] * (megabytes * 1024) + [b"\n\n"]

@@ -23,6 +23,8 @@ import zstandard
 from proxy.relay.framing import DEFAULT_LIMIT
 from tests.helpers.taps import CHAT, MS, chat, opened
 
+pytestmark = pytest.mark.alone
+
 MB = 1024 * 1024
 CAP = 500
 TIMES = 10

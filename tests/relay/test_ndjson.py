@@ -131,6 +131,7 @@ def test_a_line_of_20_mb_is_given_up_at_the_bound_and_nothing_is_held() -> None:
     assert not decoder._line
 
 
+@pytest.mark.alone
 def test_one_huge_line_in_small_pieces_takes_linear_time() -> None:
     def seconds(megabytes: int) -> float:
         pieces = [b"x" * 1024] * (megabytes * 1024) + [b"\n"]

@@ -364,6 +364,7 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE.keys())
 def test_no_body_holds_the_loop(raw: bytes) -> None:
     assert LOOKS < 10_000

@@ -21,6 +21,8 @@ from tests.scoring.booked import (
     slot_of,
 )
 
+pytestmark = pytest.mark.alone
+
 SECOND = 1_000_000_000
 START = 500_000 * TEN_NS + 3 * SECOND  # 53 minutes and 23 s past an hour
 DAY = 86_400 * SECOND

@@ -390,6 +390,7 @@ def many(hosts: int, groups: int, slots: int, now_ns: int) -> Memory:
     return memory
 
 
+@pytest.mark.alone
 def test_a_long_read_gives_way_every_few_milliseconds() -> None:
     now_ns = UNIX - UNIX % HOUR + 90 * S  # 59 slots of a minute and one of an hour
     memory = many(3, 16, 61, now_ns)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.control.fleet.shared import RedisShared
 from proxy.control.fleet.store import StoreError
 from tests.control.fleet.host import KEYS, Host, run
 from tests.helpers.redis_server import USER, USER_PASSWORD, RedisServer, redis_acl, redis_cluster
@@ -38,6 +39,12 @@ async def everything(url: str) -> None:
     host.writer.outbox.again()
     keys = [KEYS.slot(each.grain, each.number) for each in host.writer.outbox.waiting()]
     assert [list(each) for each in await host.store.hashes(keys)] == [[host.name]] * 3
+    shared = RedisShared(host.store, host.name, lambda: 0)
+    await shared.put("one", {"a": b"1"}, 60)
+    assert await shared.put_new("one", "b", b"2", 60) == b"2"
+    await shared.drop("one", "a")
+    assert await shared.fetch("one") == {"b": b"2"}
+    assert [await shared.lease("one", 5) for _ in range(2)] == [host.name] * 2
     await host.store.close(1)
 
 

@@ -97,6 +97,7 @@ def test_a_write_whose_answer_is_lost_counts_once(server: RedisServer, command: 
         run(script(shim))
 
 
+@pytest.mark.alone
 def test_a_hung_redis_delays_the_end_by_no_more_than_its_deadline(server: RedisServer) -> None:
     async def script() -> None:
         host = Host(server.url, timeout_s=5)

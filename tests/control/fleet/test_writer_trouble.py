@@ -44,6 +44,7 @@ def test_away_for_a_minute_nothing_is_lost_and_it_catches_up_within_seconds() ->
         run(script(server))
 
 
+@pytest.mark.alone
 def test_a_redis_that_hangs_costs_its_timeout_and_no_round(server: RedisServer) -> None:
     async def script() -> None:
         host = Host(server.url, timeout_s=0.4)

@@ -256,6 +256,7 @@ def test_a_trace_begins_here_where_there_is_none() -> None:
         assert of.seen[0]["traceparent"] == f"00-{server.trace_id}-{client.span_id}-01"
 
 
+@pytest.mark.alone
 def test_headers_can_be_left_alone_and_a_hung_collector_delays_nobody() -> None:
     mine = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with three(1, propagate=False, hung=True) as of:

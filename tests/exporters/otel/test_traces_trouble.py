@@ -81,6 +81,7 @@ def test_a_collector_that_is_not_there_floods_nothing(told: list[str]) -> None:
     assert traces.dropped() == {SPANS: 6}
 
 
+@pytest.mark.alone
 def test_a_full_queue_drops_and_counts(collector: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue holds ten: a hung collector holds five of them in its hand."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
