@@ -131,8 +131,7 @@ class Process:
             task.cancel()
         ends = await asyncio.gather(
             asyncio.to_thread(self.logs.close, END_S * 0.5),
-            self.exports.close(END_S * 0.5),
-            self.stages.close(END_S * 0.5),
+            self._hand_out(END_S * 0.5),
             asyncio.wait(admin, timeout=END_S * 0.55),  # beside them: the interpreter needs a while too
             return_exceptions=True,
         )
@@ -142,6 +141,11 @@ class Process:
         for task in admin:
             task.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _hand_out(self, deadline_s: float) -> None:
+        """First what needs the connections that the exports close."""
+        await self.stages.close(deadline_s * 0.4)
+        await self.exports.close(deadline_s * 0.6)
 
     async def _tick(self) -> None:
         while True:

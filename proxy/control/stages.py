@@ -18,18 +18,17 @@ from proxy.config import Config
 from proxy.control.core import Controller
 from proxy.control.exports import Exports
 from proxy.control.guard import Changes, Guard
+from proxy.control.sharing import Sharing, Sync
 from proxy.control.snapshot import Watched
 from proxy.link import Table
 
 if TYPE_CHECKING:
-    from proxy.control.shared import Shared
+    from proxy.control.fleet.fleet import Fleet
 
 _log = logging.getLogger("legato.control")
 
 #: What the routes below answer, for the OpenAPI document.
 STRUCTS: Final[tuple[type[Struct], ...]] = ()
-#: How often hosts tell each other.
-SYNC_S: Final = 5.0
 
 
 class Stages:
@@ -41,13 +40,12 @@ class Stages:
         controller: Controller,
         exports: Exports,
         publish: Callable[[Table], None],
-        shared: Shared | None = None,
     ) -> None:
         self.config = config
         self._controller = controller
         self._exports = exports
         self._publish = publish
-        self._shared = shared
+        self.sharing = self._join(exports.fleet)
         controller.show(self.watched)
 
     def tick(self) -> None:
@@ -60,10 +58,12 @@ class Stages:
 
     def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run as long as the process does, by name."""
-        return [] if self._shared is None else [("sharing", self._share())]
+        return [] if self.sharing is None else [("sharing", self.sharing.run())]
 
     async def close(self, deadline_s: float) -> None:
         """Hand out what is left; nobody is waited for longer than ``deadline_s``."""
+        if self.sharing is not None:
+            await self.sharing.close(deadline_s)
 
     def watched(self) -> Watched:
         """For every snapshot."""
@@ -73,5 +73,11 @@ class Stages:
         """The routes of those who are composed here, each guarded."""
         return []
 
-    async def _share(self) -> None:
-        """Share with the other hosts until cancelled."""
+    def _join(self, fleet: Fleet | None) -> Sharing | None:
+        """With the other hosts, where there is a Redis: each part by its ``sync``."""
+        if fleet is None:
+            return None
+        parts: list[tuple[str, Sync]] = []
+        sharing = Sharing(fleet.shared, parts)
+        self._controller.watch_exporter(sharing.failures, dict)
+        return sharing

@@ -20,6 +20,7 @@ from proxy.control.fleet.health import Status
 from proxy.control.fleet.layout import Keys
 from proxy.control.fleet.reader import Reader
 from proxy.control.fleet.redis_store import RedisStore
+from proxy.control.fleet.shared import RedisShared
 from proxy.control.fleet.writer import Identity, Picture, Writer
 from proxy.control.settle import Settled
 from proxy.control.windows import Booked
@@ -81,6 +82,7 @@ class Fleet:
             unix_ns=unix_ns,
             monotonic_ns=monotonic_ns,
         )
+        self.shared = RedisShared(store, identity.incarnation, self.writer.now_ns)
         self.reader = Reader(
             store,
             keys,

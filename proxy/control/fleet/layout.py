@@ -7,6 +7,8 @@
     PREFIX:1:host:I        string, ``HostValue``: who I is and what of it is in the slots
     PREFIX:1:hosts         sorted set of incarnations by the unix seconds of their last write
     PREFIX:1:seen:W        string: the number of the last request of worker incarnation W that is in the slots
+    PREFIX:1:shared:NAME   hash of small values that hosts tell each other (control/shared.py)
+    PREFIX:1:lease:NAME    string: the incarnation that does for all hosts what only one is to do
     PREFIX:1:recent        capped streams of entries with one field, a ``RecordValue``: the latest requests,
     PREFIX:1:worst         and the worst
 
@@ -127,6 +129,14 @@ class Keys:
     def host(self, incarnation: str) -> str:
         """Who that is."""
         return f"{self._head}host:{incarnation}"
+
+    def shared(self, name: str) -> str:
+        """A hash of small values; whose they are knows what they mean."""
+        return f"{self._head}shared:{name}"
+
+    def lease(self, name: str) -> str:
+        """Who does for all what only one is to do."""
+        return f"{self._head}lease:{name}"
 
     def seen(self, worker_incarnation: str) -> str:
         """How far a worker's requests are in the slots."""

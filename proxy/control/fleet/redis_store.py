@@ -91,7 +91,7 @@ class RedisStore:
 
     async def hashes(self, keys: Sequence[str]) -> list[dict[str, bytes]]:
         """The fields of each hash; empty where there is none, or something else stands there."""
-        found = await self._many([("HGETALL", key) for key in keys])
+        found = await self.many([("HGETALL", key) for key in keys])
         return [
             {field.decode(errors="replace"): data for field, data in each.items()}
             if isinstance(each, dict)
@@ -101,17 +101,17 @@ class RedisStore:
 
     async def values(self, keys: Sequence[str]) -> list[bytes | None]:
         """The string at each key; ``None`` where there is none, or something else stands there."""
-        found = await self._many([("GET", key) for key in keys])
+        found = await self.many([("GET", key) for key in keys])
         return [each if isinstance(each, bytes) else None for each in found]
 
     async def hosts(self, since_s: int) -> list[str]:
         """Incarnations that wrote since then, by Redis's clock, the latest first."""
-        (found,) = await self._many([("ZREVRANGEBYSCORE", self.keys.hosts, "+inf", since_s)])
+        (found,) = await self.many([("ZREVRANGEBYSCORE", self.keys.hosts, "+inf", since_s)])
         return [each.decode(errors="replace") for each in found] if isinstance(found, list) else []
 
     async def records(self, key: str, count: int) -> list[bytes]:
         """The latest entries of a stream of records, the newest first, as they were added."""
-        (found,) = await self._many([("XREVRANGE", key, "+", "-", "COUNT", count)])
+        (found,) = await self.many([("XREVRANGE", key, "+", "-", "COUNT", count)])
         if not isinstance(found, list):
             return []
         fields = [entry[1] for entry in found if entry and entry[1]]
@@ -158,7 +158,7 @@ class RedisStore:
     async def announce(self, incarnation: str, host: bytes, at_s: int) -> bytes | None:
         """Tell who this incarnation is and that it wrote just now; what stood there before."""
         key, hosts = self.keys.host(incarnation), self.keys.hosts
-        found = await self._many(
+        found = await self.many(
             [
                 ("GET", key),
                 ("SET", key, host, "EX", HOST_S),
@@ -174,13 +174,13 @@ class RedisStore:
 
     async def write_seen(self, seen: Mapping[str, int]) -> None:
         """Note how far each worker incarnation's requests are in the slots."""
-        await self._strict(
+        await self.strict(
             [("SET", self.keys.seen(worker), number, "EX", HOST_S) for worker, number in seen.items()]
         )
 
     async def write_now(self, incarnation: str, data: bytes) -> None:
         """Replace what is in flight here."""
-        await self._strict([("SET", self.keys.now(incarnation), data, "EX", NOW_S)])
+        await self.strict([("SET", self.keys.now(incarnation), data, "EX", NOW_S)])
 
     async def add_records(self, recent: Sequence[bytes], worst: Sequence[bytes]) -> None:
         """Append to both capped streams, the oldest first."""
@@ -192,7 +192,7 @@ class RedisStore:
             commands += [("XADD", key, "MAXLEN", "~", most, "*", RECORD_FIELD, each) for each in data]
             if data:
                 commands.append(("EXPIRE", key, HOST_S))
-        await self._strict(commands)
+        await self.strict(commands)
 
     # ------------------------------------------------------------ connections
 
@@ -217,13 +217,13 @@ class RedisStore:
 
     # ------------------------------------------------------------ asking
 
-    async def _strict(self, commands: Sequence[Command]) -> None:
+    async def strict(self, commands: Sequence[Command]) -> None:
         """Every command must succeed."""
         for each in await self._pipeline(commands):
             if isinstance(each, Exception):
                 raise StoreError(_reason(each))
 
-    async def _many(self, commands: Sequence[Command]) -> list[Any]:
+    async def many(self, commands: Sequence[Command]) -> list[Any]:
         """The answers; where something of a wrong type stands, the exception in its place."""
         found: list[Any] = []
         for start in range(0, len(commands), _KEYS_AT_ONCE):

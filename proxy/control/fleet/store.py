@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from proxy.control.shared import Unshared
 
-class StoreError(Exception):
+
+class StoreError(Unshared):
     """Redis did not do what it was asked; ``reason`` is one word (``redis_store.REASONS``), never data."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
