@@ -183,6 +183,7 @@ class Facts(Struct, array_like=True):
     asked: Asked | None = None  # only where tracing is configured
     assignment: Assignment | None = None  # None: no split decided
     mirror_of: str | None = None  # a copy for a shadow backend: the id of the request whose copy it is
+    copied: bool = False  # a copy of this request was sent to a shadow backend
 
     @property
     def assigned(self) -> str | None:
@@ -269,6 +270,7 @@ class Beat(Struct, tag=True):
     draining: bool
     rss_bytes: int
     assigned: list[Assigned] = []  # by split and backend; recorded requests only, all of which end as facts
+    mirror_dropped: dict[str, int] = {}  # shadow backend -> copies that were drawn and not begun
 
 
 Up = Hello | FactsBatch | Beat
