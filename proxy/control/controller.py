@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Final
 
-import msgspec
 import uvicorn
 import uvloop
 
@@ -211,9 +210,7 @@ class Process:
         certificates = set(changed) - {self.boot["file"], admin.token_file, admin.write_token_file}
         if certificates:
             _log.info("changed: %s; workers read their certificates again", ", ".join(sorted(certificates)))
-            table = self.controller.table
-            self.controller.set_table(msgspec.structs.replace(table, version=table.version + 1))
-            self.link.send_table()
+            self.stages.renew()
 
     def _look(self) -> dict[str, tuple[int, int, int]]:
         """What tells that a file was replaced or written: time, size, inode."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi import APIRouter
 from msgspec import Struct
 
+from proxy import clock
 from proxy.config import Config
 from proxy.control.core import Controller
+from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
 from proxy.control.guard import Changes, Guard
 from proxy.control.sharing import Sharing, Sync
@@ -44,7 +46,8 @@ class Stages:
         self.config = config
         self._controller = controller
         self._exports = exports
-        self._publish = publish
+        self.weights = Weights(publish, clock.unix_ns)
+        self.weights.set_file(controller.table)
         self.sharing = self._join(exports.fleet)
         controller.show(self.watched)
 
@@ -54,7 +57,11 @@ class Stages:
     def reload(self, config: Config, table: Table) -> None:
         """The configuration was read anew: ``table`` is what it says."""
         self.config = config
-        self._publish(table)
+        self.weights.set_file(table)
+
+    def renew(self) -> None:
+        """Send every worker the table once more: files that it names were written anew."""
+        self.weights.renew()
 
     def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run as long as the process does, by name."""
