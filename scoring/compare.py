@@ -189,7 +189,7 @@ def judge(
         reasons.append("too_few")
     size = abs(float(found.control)) if metric.relative else 1.0
     margin = plan.margins.get(metric.name, metric.margin) * size
-    verdict = Verdict.UNDECIDED if reasons else _verdict(metric.better, low, high, margin)
+    verdict = Verdict.UNDECIDED if reasons else verdict_of(metric.better, low, high, margin)
     if verdict is Verdict.UNDECIDED and not reasons:
         reasons.append("interval")
     more: int | None = 0
@@ -215,7 +215,8 @@ def judge(
     )
 
 
-def _verdict(better: int, low: float, high: float, margin: float) -> Verdict:
+def verdict_of(better: int, low: float, high: float, margin: float) -> Verdict:
+    """What the interval of an effect says; ``better``: 1 where more is better, -1 where less is."""
     if -margin < low and high < margin:
         return Verdict.EQUIVALENT
     if low > 0 or high < 0:
