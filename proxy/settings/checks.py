@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
 from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
@@ -45,6 +46,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     yield from _listen_tls(config.tls)
     yield from redis_findings(config.redis, tree)
     yield from otel_findings(config.otel)
+    yield from alert_findings(config)
     for name in ("token_file", "write_token_file"):
         if (path := getattr(config.admin, name)) is not None:
             yield from readable(("admin", name), path)
@@ -226,6 +228,7 @@ def cares(config: Config) -> list[str]:
         unused = set(list(config.backends)[1:])
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
     out += cares_of_splits(config)
+    out += cares_of_alerts(config)
     cpus = os.cpu_count() or 1
     if config.workers > 1 and config.workers > cpus:
         out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")
