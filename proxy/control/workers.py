@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from proxy.control.experiments.assigned import AssignedBook, Counts, Key, WorkerRows
 from proxy.control.labels import GroupCap
 from proxy.control.settle import NONE, GroupKey
 from proxy.control.snapshot import BackendStats, Hist
@@ -51,6 +52,8 @@ class Worker:
     ended: int = 0  # requests of that beat's picture whose facts came since
     older: bool = False  # it had finished requests before its first hello here
     first: Beat | None = None  # of an older one: what it had counted by then
+    rows: WorkerRows = field(default_factory=lambda: WorkerRows(older=False))
+    ended_of: dict[str, int] = field(default_factory=dict)  # ``ended`` by backend
 
 
 @dataclass(slots=True)
@@ -83,6 +86,8 @@ class Workers:
         self._given_up: dict[str, int] = {}  # what was seen of those that stayed away and may come back
         self._lost = dict.fromkeys(DROPPED, 0)
         self._past: dict[str, Delays] = {"forward": Delays(), "lag": Delays(), "blocked": Delays()}
+        self._assigned = AssignedBook()
+        self._lost_at: dict[str, int] = {}  # ``worker_lost`` by backend
 
     # ------------------------------------------------------------ what arrives
 
@@ -94,7 +99,9 @@ class Workers:
             known = None
         if known is None:
             seen = self._given_up.pop(hello.incarnation, None)
-            known = Worker(hello.worker, hello.incarnation, seen or 0, seen is None, older=hello.next_seq > 1)
+            older = hello.next_seq > 1
+            known = Worker(hello.worker, hello.incarnation, seen or 0, seen is None, older=older)
+            known.rows = WorkerRows(older)
             self._live[hello.worker] = known
         known.connected = True
         known.gone_at_ns = None
@@ -118,7 +125,11 @@ class Workers:
             out.append(facts)
         beat = worker.beat
         if beat is not None:
-            worker.ended += sum(facts.received_unix_ns <= beat.at_unix_ns for facts in out)
+            for facts in out:
+                if facts.received_unix_ns <= beat.at_unix_ns:
+                    worker.ended += 1
+                    name = facts.backend or ""
+                    worker.ended_of[name] = worker.ended_of.get(name, 0) + 1
         return out
 
     def beat(self, worker: Worker, beat: Beat) -> None:
@@ -127,6 +138,8 @@ class Workers:
             worker.first = beat
         worker.beat = beat
         worker.ended = 0
+        worker.ended_of.clear()
+        self._assigned.add(worker.rows.news(beat.assigned))
 
     def left(self, worker: Worker, now_ns: int) -> None:
         """Its link ended."""
@@ -150,6 +163,9 @@ class Workers:
         if not beat.draining:
             in_flight = sum(group.in_flight for group in beat.groups)
             self._lost["worker_lost"] += max(in_flight - worker.ended, 0)
+            for name, running in _running([beat]).items():
+                lost = max(running - worker.ended_of.get(name, 0), 0)
+                self._lost_at[name] = self._lost_at.get(name, 0) + lost
         if worker.from_birth:  # what was dropped at the very end left no gap
             self._lost["facts"] += max(beat.dropped.get(_TOLD_BY_NUMBERS, 0) - worker.missing, 0)
         _add_dropped(self._lost, worker)
@@ -188,6 +204,18 @@ class Workers:
                 add_now(merged, cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo)), now)
         return tuple(merged[key] for key in sorted(merged))
 
+    def assigned(self) -> dict[Key, Counts]:
+        """What was assigned since this control process began, by (split, backend, epoch)."""
+        return self._assigned.totals()
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight by backend, as the last beats show them."""
+        return _running(self._beats())
+
+    def lost_in_flight(self) -> dict[str, int]:
+        """``worker_lost`` by the backend that they were at."""
+        return dict(self._lost_at)
+
     def backends(self) -> tuple[BackendStats, ...]:
         """Each backend's pools, added up; up if any worker reaches it."""
         return merge_backends(beat for beat in self._beats())
@@ -219,6 +247,14 @@ def merge_backends(beats: Iterable[Beat]) -> tuple[BackendStats, ...]:
                 addresses=max(held.addresses, now.addresses),
             )
     return tuple(merged[name] for name in sorted(merged))
+
+
+def _running(beats: Iterable[Beat]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for beat in beats:
+        for group in beat.groups:
+            out[group.backend] = out.get(group.backend, 0) + group.in_flight
+    return out
 
 
 def _add_dropped(out: dict[str, int], worker: Worker) -> None:
