@@ -5,17 +5,13 @@ This module imports only what its flags need; what computes is imported when the
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import urllib.error
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, ask
+from proxy.commands.admin import ADMIN, Admin, Unanswered, admin_of, another_version, plain, refuse
 
 if TYPE_CHECKING:
     from proxy.curves import FrozenCurve
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
 _OUT: Final = "curves.yaml"
 #: All curves may have to be fitted first, each takes a moment.
 _WAIT_S: Final = 30.0
-_ANSWER_MAX: Final = 32 * 1024 * 1024
 _NOT_WRITTEN, _WRONG = 1, 2
 
 _EXAMPLES: Final = """[bold]Examples[/bold]
@@ -65,11 +60,11 @@ def freeze(
     that is left out has no curve in it, and its requests get the [bold]fallback[/bold].
     """
     if os.path.lexists(out) and not force:
-        _refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)
-    told = _ask(_url(admin), _token(token_file))
+        raise refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)
+    told = _ask(admin_of(admin, token_file))
     curves, reasons = _choose(told, backend, model)
     if not curves:
-        _refuse("\n".join(["no curve to write:", *(f"  {each}" for each in reasons)]), _NOT_WRITTEN)
+        raise refuse("\n".join(["no curve to write:", *(f"  {each}" for each in reasons)]), _NOT_WRITTEN)
     _write(out, curves)
     _show(out, curves, reasons)
 
@@ -79,66 +74,18 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_EXAMPLES)(freeze)
 
 
-def _refuse(text: str, status: int) -> None:
-    typer.echo(f"legato: {_plain(text)}", err=True)
-    raise typer.Exit(status)
-
-
-def _plain(text: str) -> str:
-    """Text from elsewhere, fit for a terminal: what cannot be printed becomes a question mark."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
 # ---------------------------------------------------------------- asking
 
 
-def _url(admin: str) -> str:
-    base = admin if "://" in admin else f"http://{admin}"
-    if not base.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{admin!r}: write http://HOST:PORT", param_hint="--admin")
-    return base.rstrip("/") + "/api/curves"
-
-
-def _token(file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        token = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise typer.BadParameter(f"{file}: {said}", param_hint="--token-file") from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise typer.BadParameter(f"{file} holds no token", param_hint="--token-file")
-    return token
-
-
-def _ask(url: str, token: str | None) -> list[dict[str, Any]]:
+def _ask(listener: Admin) -> list[dict[str, Any]]:
     """What ``/api/curves`` tells; ends the command with the reason where it does not."""
     try:
-        told = json.loads(ask(url, token, timeout_s=_WAIT_S, most_bytes=_ANSWER_MAX))["prefill"]
-        return [dict(each) for each in told]
-    except urllib.error.HTTPError as error:
-        _refuse(f"{url} answered {error.code}: {_reason(error)}", _NOT_WRITTEN)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        _refuse(
-            f"{url} does not answer ({said}): is legato running, and is --admin what `admin.listen` says?",
-            _NOT_WRITTEN,
-        )
+        told = listener.get("/api/curves", timeout_s=_WAIT_S)
+        return [dict(each) for each in told["prefill"]]
+    except Unanswered as problem:
+        raise refuse(problem, _NOT_WRITTEN) from None
     except (ValueError, TypeError, KeyError):
-        _refuse(f"{url} is no admin listener of this version of Legato", _NOT_WRITTEN)
-    raise AssertionError("unreachable")
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """The message and the mend of an answer that is an error."""
-    try:
-        told = json.loads(error.read(65_536))["error"]
-        said = f"{told['message']}; {told['mend']}"
-    except (OSError, ValueError, TypeError, KeyError, http.client.HTTPException):
-        return "is --admin an admin listener of Legato?"
-    return said.replace("send 'Authorization: Bearer TOKEN' with the token of", "give --token-file with")
+        raise refuse(another_version(listener.base), _NOT_WRITTEN) from None
 
 
 # ---------------------------------------------------------------- choosing and writing
@@ -166,7 +113,8 @@ def _choose(
             curve = Curve.from_plain(live["curve"])
             curves.append(FrozenCurve(of, name, curve, live["tbt_p50_s"], live["tbt_p99_s"]))
     except (ValueError, TypeError, KeyError) as error:
-        _refuse(f"what the admin listener told is not of this version of Legato ({error})", _NOT_WRITTEN)
+        told_wrong = f"what the admin listener told is not of this version of Legato ({error})"
+        raise refuse(told_wrong, _NOT_WRITTEN) from None
     if not curves and not reasons:
         known = ", ".join(_named(*name) for name in names)
         reasons.append(
@@ -188,7 +136,7 @@ def _write(out: str, curves: list[FrozenCurve]) -> None:
     try:
         write_curves(out, FrozenCurves(now, tuple(curves)))
     except OSError as error:
-        _refuse(f"{out} cannot be written: {error.strerror or error}", _WRONG)
+        raise refuse(f"{out} cannot be written: {error.strerror or error}", _WRONG) from None
 
 
 # ---------------------------------------------------------------- saying
@@ -204,8 +152,8 @@ def _show(out: str, curves: list[FrozenCurve], reasons: list[str]) -> None:
     for each in curves:
         low, high = each.curve.observed
         table.add_row(
-            _plain(each.backend),
-            _plain(each.model) or "(none named)",
+            plain(each.backend),
+            plain(each.model) or "(none named)",
             f"{low} to {high}",
             f"{_time(each.curve.at(low) / 1e9)} to {_time(each.curve.at(high) / 1e9)}",
             str(each.curve.samples),
@@ -216,10 +164,10 @@ def _show(out: str, curves: list[FrozenCurve], reasons: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table, markup=False)
     for reason in reasons:
-        typer.echo(f"left out: {_plain(reason)}")
+        typer.echo(f"left out: {plain(reason)}")
     for each in curves:
         for word in _warnings(each):
-            typer.echo(f"care: {_plain(word)}", err=True)
+            typer.echo(f"care: {plain(word)}", err=True)
     typer.echo(f"wrote {out}; in the configuration, with it beside:")
     typer.echo("  slos:")
     typer.echo(f"  - {{name: NAME, ttft: {{learned: {os.path.basename(out)}, slack: 300ms, fallback: 2s}}}}")

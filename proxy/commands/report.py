@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
-import urllib.error
-import urllib.parse
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, ask
+from proxy.commands.admin import ADMIN, Unanswered, admin_of, another_version, refuse
 from proxy.units import parse_duration
 
 if TYPE_CHECKING:
     from proxy.commands.morning import Section
 
-_FAILED: Final = 1
-_TIMEOUT_S: Final = 20
-_BODY_MAX: Final = 64 * 1024 * 1024
-
-_EXAMPLES = """[bold]Examples[/bold]
+_EXAMPLES: Final = """[bold]Examples[/bold]
 
 The last night: [cyan]legato report --window 12h[/cyan]
 
@@ -37,10 +29,6 @@ was ours, and what was not seen.
 
 Exit status: 0 if there is a report, whatever it says; 1 if the admin listener did not answer or refused;
 2 for wrong usage."""
-
-
-class Unread(Exception):
-    """There is no report; its text says why and how to mend it."""
 
 
 def report(
@@ -73,15 +61,14 @@ def report(
         parse_duration(window)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from error
-    base, token = _base(admin), _token(token_file)
+    listener = admin_of(admin, token_file)
     try:
         asked = {"window": window} | ({} if scope is None else {"scope": scope})
-        summary = _get(base, "/api/summary", asked, token)
-        records = _get(base, "/api/requests", _worst_of(summary), token)
-        _print(base, summary, records, "json" if as_json else "md" if as_markdown else "table")
-    except Unread as problem:
-        typer.echo(f"legato: {problem}", err=True)
-        raise typer.Exit(_FAILED) from None
+        summary = listener.get("/api/summary", asked)
+        records = listener.get("/api/requests", _worst_of(summary))
+        _print(listener.base, summary, records, "json" if as_json else "md" if as_markdown else "table")
+    except Unanswered as problem:
+        raise refuse(problem) from None
 
 
 def register(app: typer.Typer) -> None:
@@ -99,65 +86,6 @@ def _worst_of(summary: Any) -> dict[str, str]:
     return asked | {"scope": "fleet"} if fleet else asked
 
 
-def _base(admin: str) -> str:
-    url = admin if "://" in admin else f"http://{admin}"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:  # a port that is none
-        fits = False
-    if not fits or parts.query or parts.fragment or parts.username:
-        mend = f"give a URL such as {ADMIN}"
-        raise typer.BadParameter(
-            f"{admin!r} is not the URL of an admin listener: {mend}", param_hint="--admin"
-        )
-    return url.rstrip("/")
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        token = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not ASCII"
-        raise typer.BadParameter(f"{path}: {why}", param_hint="--token-file") from error
-    if not token or not token.isprintable():
-        raise typer.BadParameter(f"{path}: holds no token, or more than a line", param_hint="--token-file")
-    return token
-
-
-def _get(base: str, path: str, query: dict[str, str], token: str | None) -> Any:
-    url = f"{base}{path}?{urllib.parse.urlencode(query)}"
-    try:
-        return _decoded(base, ask(url, token, timeout_s=_TIMEOUT_S, most_bytes=_BODY_MAX))
-    except urllib.error.HTTPError as error:
-        raise Unread(_refused(base, error)) from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", None) or error
-        raise Unread(
-            f"the admin listener at {base} cannot be reached: {why}\n"
-            "  is `legato serve` running there? --admin URL says where it listens (admin.listen)"
-        ) from None
-
-
-def _decoded(base: str, body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise Unread(f"what answers at {base} is no admin listener of Legato: give --admin URL") from None
-
-
-def _refused(base: str, error: urllib.error.HTTPError) -> str:
-    try:
-        said = json.loads(error.read(_BODY_MAX))["error"]
-        told = f"{said['message']}\n  {said['mend']}"
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
-        told = "what answers there is no admin listener of Legato: give --admin URL"
-    flag = "\n  the flag is --token-file FILE" if error.code in (401, 403) else ""
-    return f"{base} answered {error.code}: {told}{flag}"
-
-
 # ---------------------------------------------------------------- telling
 
 
@@ -168,10 +96,7 @@ def _print(base: str, summary: Any, records: Any, form: str) -> None:
         worst = worst_of(records["requests"], summary["covered_from"])
         title, parts, found = heading(summary), sections(summary, worst), findings(summary)
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise Unread(
-            f"what answers at {base} is no admin listener of this version of Legato\n"
-            "  is --admin right, and does the same version run there?"
-        ) from None
+        raise another_version(base) from None
     if form == "json":
         sys.stdout.write(
             json.dumps({"schema": 1, "findings": found, "worst": worst, "summary": summary}) + "\n"
