@@ -19,6 +19,7 @@ from proxy.settings.base import Match
 from proxy.settings.checks import cares, findings, take_out_misplaced
 from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
 from proxy.settings.models import Admin, Backend, Config, Timeouts
+from proxy.settings.notify_checks import hide_urls, notify_files, read_notifiers
 from proxy.settings.outside import destinations, read_headers, read_url, settle_url, url_of
 from proxy.settings.problems import ConfigErrors, ConfigProblem, mask, suggest
 from proxy.settings.redis_url import RedisUrl, parse_redis_url
@@ -215,6 +216,7 @@ def _with_secrets(config: Config) -> Config:
     if redis.url is None and redis.url_file is not None:
         update = {"url": read_url(redis.url_file)}
         config = config.model_copy(update={"redis": redis.model_copy(update=update)})
+    config = config.model_copy(update={"alerts": read_notifiers(config.alerts)})
     return _with_tokens(config)
 
 
@@ -281,6 +283,7 @@ def redacted(config: Config) -> dict[str, Any]:
         backend["url"] = mask(backend["url"])
     if (url := url_of(config.redis)) is not None:
         out["redis"]["url"] = url.shown()
+    hide_urls(config.alerts, out["alerts"]["notify"])
     return out
 
 
@@ -305,7 +308,8 @@ def in_force(old: Config, new: Config) -> Config:
 
 
 def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, ...]:
-    """Every file to look at: the configuration, certificates, tokens; with ``watch`` learned curves too.
+    """Every file to look at: the configuration, certificates, tokens; with ``watch`` learned curves and
+    the files of notifiers too.
 
     (Certificates are read again whenever they change, everything else by a reload only.  What ``redis`` and
     ``otel`` name is not among them: it is read at start only.)
@@ -317,4 +321,5 @@ def watched_files(boot: Boot | Mapping[str, Any], config: Config) -> tuple[str, 
     if config.watch:
         ttfts = [slo.ttft for slo in config.slos]
         files += [ttft.learned for ttft in ttfts if isinstance(ttft, LearnedTtft) and not ttft.live]
+        files += notify_files(config.alerts)
     return tuple(dict.fromkeys(str(file) for file in files if file))

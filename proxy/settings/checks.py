@@ -11,6 +11,7 @@ from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
 from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
+from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
 from proxy.settings.outside import cares_outside, otel_findings, redis_findings
 from proxy.settings.problems import suggest
 from proxy.settings.route_checks import cares_of_splits, split_findings
@@ -46,6 +47,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     yield from _listen_tls(config.tls)
     yield from redis_findings(config.redis, tree)
     yield from otel_findings(config.otel)
+    yield from notify_findings(config.alerts, tree)
     yield from alert_findings(config)
     for name in ("token_file", "write_token_file"):
         if (path := getattr(config.admin, name)) is not None:
@@ -229,6 +231,7 @@ def cares(config: Config) -> list[str]:
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
     out += cares_of_splits(config)
     out += cares_of_alerts(config)
+    out += cares_of_notifiers(config.alerts)
     cpus = os.cpu_count() or 1
     if config.workers > 1 and config.workers > cpus:
         out.append(f"{config.workers} workers on {cpus} CPUs: more than there are CPUs gains nothing")

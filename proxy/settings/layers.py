@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from proxy.settings.models import Config
 from proxy.settings.problems import suggest
-from proxy.settings.tree import Loc, Tree
+from proxy.settings.tree import Loc, Tree, is_secret
 
 PREFIX = "LEGATO_"
 #: Variables that are no settings: the file's path (the CLI reads it) and the command that benches start.
@@ -125,7 +125,7 @@ def _add_variable(tree: Tree, loc: Loc, text: str, name: str) -> None:
         if get_origin(_type_at(loc[:size])) is tuple or isinstance(tree.get(loc[:size]), list):
             whole = variable(loc[:size])
             mend = f"a list is set as a whole: {whole}='[...]' as JSON, or in the file"
-            tree.problem((), mend, value=text, place=name)
+            tree.problem((), mend, value="***" if is_secret(loc) else text, place=name)
             return
     tree.set(loc, _json(text), name)
 

@@ -39,3 +39,13 @@ def host_of(text: str) -> str:
         return urlsplit(text.strip()).netloc.rpartition("@")[2] or "?"
     except ValueError:
         return "?"
+
+
+def shown_url(text: str) -> str:
+    """Scheme, host and port; what stands behind them as ``***``."""
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError:
+        return "***"
+    rest = "/***" if parts.path.strip("/") or parts.query else ""
+    return f"{parts.scheme}://{host_of(text)}{rest}"

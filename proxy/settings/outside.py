@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import Config
+from proxy.settings.notify_checks import notify_destinations
 from proxy.settings.redis_url import RedisUrl, parse_redis_url
 from proxy.settings.standard import has_grpc
 from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis, RedisTls
@@ -161,7 +162,7 @@ def destinations(config: Config) -> list[tuple[str, str]]:
         out.append(("otel", f"spans of {ratio * 100:.10g}% {bad} to {otel.traces_url}"))
     if otel.metrics_url is not None:
         out.append(("otel", f"metrics every {format_duration(otel.every)} to {otel.metrics_url}"))
-    return out
+    return [*out, *notify_destinations(config.alerts)]
 
 
 def cares_outside(redis: Redis, otel: Otel) -> list[str]:

@@ -16,8 +16,19 @@ from proxy.settings.problems import ConfigProblem, mask
 
 Loc = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
-_FILES = ("cert_file", "key_file", "ca_file", "token_file", "write_token_file", "url_file", "headers_file")
-_WITH_FILES = ("tls", "admin", "backends", "redis", "otel")
+_FILES = (
+    "cert_file",
+    "key_file",
+    "ca_file",
+    "token_file",
+    "write_token_file",
+    "url_file",
+    "headers_file",
+    "secret_file",
+)
+_WITH_FILES = ("tls", "admin", "backends", "redis", "otel", "alerts")
+#: All that may be shown of ``alerts.notify``: anywhere else may be a URL with a key in it.
+_PLAIN_OF_NOTIFY = ("name", "timeout", "log", "secret_file", "token_file")
 
 
 class Tree:
@@ -79,7 +90,13 @@ class Tree:
 
 def is_secret(loc: Loc) -> bool:
     """What is written there may hold a secret, whatever it looks like."""
-    return loc == ("redis",) or loc[:2] == ("redis", "url") or loc[-1:] in (("token",), ("write_token",))
+    if loc[:2] == ("alerts", "notify"):
+        return loc[-1] not in _PLAIN_OF_NOTIFY
+    return (
+        loc in (("redis",), ("alerts",))
+        or loc[:2] == ("redis", "url")
+        or loc[-1:] in (("token",), ("write_token",))
+    )
 
 
 def key(loc: Loc) -> str:
