@@ -73,7 +73,14 @@ class Record(Struct, frozen=True, kw_only=True):
     model: str | None
     backend: str | None
     upstream_addr: str | None
-    experiment: str | None
+    experiment: Annotated[
+        str | None,
+        Meta(description="The running experiment whose split assigned it; forced requests are in none."),
+    ]
+    assigned: Annotated[
+        str | None,
+        Meta(description="The backend that it was to go to, where it went to another one (failover)."),
+    ] = None
     slo: str
     slo_result: str
     slo_reasons: list[str]

@@ -274,7 +274,8 @@ def build_record(settled: Settled) -> Record:
         model=settled.model,
         backend=facts.backend,
         upstream_addr=facts.upstream_addr,
-        experiment=None,
+        experiment=_experiment(facts),
+        assigned=None if facts.assigned == facts.backend else facts.assigned,
         slo=facts.slo,
         slo_result=settled.result.value,
         slo_reasons=list(settled.reasons),
@@ -319,6 +320,14 @@ def build_record(settled: Settled) -> Record:
         worst_stall=_worst(score_),
         proxy=_proxy_share(facts),
     )
+
+
+def _experiment(facts: Facts) -> str | None:
+    """An epoch begins with its experiment's name."""
+    assignment = facts.assignment
+    if assignment is None or facts.forced:
+        return None
+    return assignment.epoch.partition("|")[0] or None
 
 
 def _ratio(value: float | None) -> float | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.control.record import Record
 from proxy.control.settle import NONE, GroupKey, Settled, settle, settle_unmeasured
 from proxy.control.timeline import trace_line
-from proxy.link import ChoiceScore, Facts, Stream, Usage
+from proxy.link import Assignment, ChoiceScore, Facts, Stream, Usage
 from tests.control.facts import MS, T0, at, facts, stream, streamed
 from tests.scoring.oracle import Sequence_, tally
 
@@ -312,8 +312,8 @@ def test_no_backend_and_no_model_have_a_name_in_the_groups() -> None:
 #: The promise: these names in this order.
 NAMES = """
 schema time id request_id response_id trace_id instance tags method path status stream dialect
-model backend upstream_addr experiment slo slo_result slo_reasons outcome finish_reason error censored suspect
-prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed tokens_reported tokens_source
+model backend upstream_addr experiment assigned slo slo_result slo_reasons outcome finish_reason error censored
+suspect prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed tokens_reported tokens_source
 events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s ttft_s connected_s first_byte_s
 head_s first_event_s first_reasoning_s first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s
 duration_s fluidity on_time_ratio met missed late_s least_tbt_s stalls raw worst_stall proxy
@@ -331,6 +331,25 @@ def test_the_records_names_and_their_order() -> None:
     ]  # fmt: skip
     assert line["time"] == "2026-11-20T03:14:07.412Z"
     assert (line["schema"], line["instance"], line["proxy"]["received_to_sent_s"]) == (1, "here", 0.001)
+
+
+ASSIGNED = [  # of the assignment, and where it went -> experiment, assigned
+    (None, "a", (None, None)),
+    (Assignment("s", "a", "draw"), "a", (None, None)),
+    (Assignment("s", "a", "draw", epoch="e|a=1,b=1"), "a", ("e", None)),
+    (Assignment("s", "a", "session", 7, "connection_refused", "e|a=1,b=1", 3), "b", ("e", "a")),
+    (Assignment("s", "a", "draw", failed="connection_refused"), "b", (None, "a")),
+    (Assignment("s", "a", "forced", epoch="e|a=1,b=1"), "a", (None, None)),
+]
+
+
+@pytest.mark.parametrize(("assignment", "backend", "told"), ASSIGNED)
+def test_the_record_names_the_experiment_and_where_it_was_to_go_but_no_session(
+    assignment: Assignment | None, backend: str, told: tuple[str | None, str | None]
+) -> None:
+    record = settled(facts(assignment=assignment, backend=backend)).record
+    assert (record.experiment, record.assigned) == told
+    assert "session" not in msgspec.json.decode(msgspec.json.encode(record))
 
 
 def test_the_firsts_are_apart_and_count_from_the_requests_last_byte() -> None:

@@ -1,0 +1,229 @@
+"""What an experiment counts: sums by weights and arm to be judged by, and figures that may explain them.
+
+``CONTROL`` and ``CANDIDATE`` are the places of the two arms in every pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from proxy.control.experiments.assigned import Counts
+from proxy.control.settle import Settled
+from scoring.compare_sums import BUCKETS, ArmSums, Observed
+from scoring.outcome import Outcome, SloResult
+from scoring.sketch import LogHistogram
+
+CONTROL: Final = 0
+CANDIDATE: Final = 1
+#: Different weights that are judged by themselves; what comes under further ones is left out, and said.
+EPOCHS_MAX: Final = 64
+#: Requests that wait for being booked together, which costs a fraction of booking each.
+_TOGETHER: Final = 256
+_HOUR_NS: Final = 3_600_000_000_000
+#: Streams that were watched to their end and held no token: the server failed, measuring did not.
+_MEASURED: Final = (None, "no_tokens")
+_FAILED: Final = (Outcome.OVERLOADED, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+
+Ints = npt.NDArray[np.int64]
+Pair = tuple[ArmSums, ArmSums]
+
+
+class Side:
+    """One arm over all weights: what describes it and judges nothing.
+
+    ``unanswered``: streams that failed before a first token, whose TTFT is endless.  ``lost``: assigned, and
+    known to be lost by nobody's fault; ``in_flight``: assigned, and plausibly not ended; ``load``: sum over
+    ``ticks`` of requests in flight per address.
+    """
+
+    __slots__ = (
+        "cached", "cached_of", "failed_over", "hours", "in_flight", "load", "lost", "normalized", "prompts",
+        "ticks", "ttft", "unanswered",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ttft = LogHistogram()
+        self.normalized = LogHistogram()
+        self.prompts = LogHistogram()
+        self.hours: Ints = np.zeros(24, dtype=np.int64)
+        self.unanswered = 0
+        self.failed_over = 0
+        self.cached = 0
+        self.cached_of = 0
+        self.lost = 0
+        self.in_flight = 0
+        self.load = 0.0
+        self.ticks = 0
+
+    def add(self, settled: Settled) -> None:
+        """One request that the arm itself served, or failed."""
+        usage = settled.usage
+        if usage.cached is not None and usage.prompt is not None:
+            self.cached += min(max(usage.cached, 0), usage.prompt)
+            self.cached_of += usage.prompt
+        self.prompts.add(max(settled.prompt_tokens, 0))
+        ttft_ns = None if settled.score is None else settled.score.ttft_ns
+        if ttft_ns is not None:
+            self.ttft.add(max(ttft_ns, 0))
+        elif settled.as_stream and settled.outcome in _FAILED:
+            self.unanswered += 1
+        if settled.normalized_ns is not None:
+            self.normalized.add(max(settled.normalized_ns, 0))
+
+    def merge(self, other: Side) -> None:
+        """Add another's."""
+        self.ttft.merge(other.ttft)
+        self.normalized.merge(other.normalized)
+        self.prompts.merge(other.prompts)
+        self.hours = self.hours + other.hours
+        for name in (
+            "unanswered",
+            "failed_over",
+            "cached",
+            "cached_of",
+            "lost",
+            "in_flight",
+            "load",
+            "ticks",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Book:
+    """All that one control process counted of an experiment, or what several did, merged.
+
+    ``buckets``: ``BUCKETS`` where sessions stick to an arm, else 1.
+    """
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+        self.epochs: dict[str, Pair] = {}
+        self.sides = (Side(), Side())
+        self.left_out = 0  # requests under more different weights than are kept
+        self.unbooked = 0  # requests that could not be booked: a fault of ours
+        self.changed: set[str] = set()  # epochs, since somebody emptied it
+        self._waiting: dict[tuple[str, int], list[Observed]] = {}
+
+    def epoch(self, name: str) -> Pair | None:
+        """The sums under these weights, made where there are none; ``None``: there are too many."""
+        pair = self.epochs.get(name)
+        if pair is None and len(self.epochs) < EPOCHS_MAX:
+            pair = self.epochs[name] = (ArmSums(self.buckets), ArmSums(self.buckets))
+        return pair
+
+    def add(self, epoch: str, arm: int, settled: Settled) -> None:
+        """One settled request, by the arm that it was assigned to."""
+        if self.epoch(epoch) is None:
+            self.left_out += 1
+            return
+        side = self.sides[arm]
+        hour = settled.facts.received_unix_ns // _HOUR_NS % 24
+        side.hours[hour] += 1
+        bucket = _bucket(settled, self.buckets)
+        if failed_over(settled):
+            side.failed_over += 1
+            one = Observed(Outcome.UPSTREAM_ERROR, SloResult.BAD, bucket=bucket)
+        else:
+            side.add(settled)
+            one = observed(settled, bucket)
+        waiting = self._waiting.setdefault((epoch, arm), [])
+        waiting.append(one)
+        if len(waiting) >= _TOGETHER:
+            self.flush()
+
+    def assign(self, epoch: str, arm: int, more: Counts) -> None:
+        """Assignments that became known."""
+        pair = self.epoch(epoch)
+        if pair is None or not more.assigned:
+            return
+        sums = pair[arm]
+        rest = more.assigned
+        if more.buckets is not None and self.buckets == len(more.buckets):
+            sums.assigned += more.buckets
+            rest -= int(more.buckets.sum())
+        sums.assigned[0] += rest
+        self.changed.add(epoch)
+
+    def flush(self) -> None:
+        """Book what waits."""
+        waiting, self._waiting = self._waiting, {}
+        for (epoch, arm), observed_ in waiting.items():
+            try:
+                self.epochs[epoch][arm].add_many(observed_)
+            except (ValueError, ArithmeticError, IndexError):  # nothing is booked then, and it is told
+                self.unbooked += len(observed_)
+            self.changed.add(epoch)
+
+    def merge(self, other: Book) -> None:
+        """Add another's, whose ``buckets`` are the same."""
+        other.flush()
+        self.flush()
+        for epoch, pair in other.epochs.items():
+            mine = self.epoch(epoch)
+            if mine is None:
+                self.left_out += sum(sums.recorded for sums in pair)
+                continue
+            for one, two in zip(mine, pair, strict=True):
+                one.merge(two)
+        for side, more in zip(self.sides, other.sides, strict=True):
+            side.merge(more)
+        self.left_out += other.left_out
+        self.unbooked += other.unbooked
+
+    def total(self, arm: int, of: Callable[[ArmSums], int]) -> int:
+        """A count of one arm over all weights."""
+        self.flush()
+        return sum(of(pair[arm]) for pair in self.epochs.values())
+
+    def assigned(self, arm: int) -> int:
+        """Requests that the arm was assigned."""
+        return self.total(arm, lambda sums: int(sums.assigned.sum()))
+
+    def recorded(self, arm: int) -> int:
+        """Requests of the arm that were settled."""
+        return self.total(arm, lambda sums: sums.recorded)
+
+
+def merged(books: Sequence[Book], buckets: int) -> Book:
+    """A new book with all that these hold."""
+    out = Book(buckets)
+    for book in books:
+        out.merge(book)
+    return out
+
+
+def failed_over(settled: Settled) -> bool:
+    """Whether another backend answered because the one it was assigned to could not be reached."""
+    assignment = settled.facts.assignment
+    return (
+        assignment is not None
+        and assignment.failed is not None
+        and settled.facts.backend != assignment.backend
+    )
+
+
+def observed(settled: Settled, bucket: int) -> Observed:
+    """A request that its own arm served, as the comparison takes it."""
+    score = settled.score
+    return Observed(
+        outcome=settled.outcome,
+        result=settled.result,
+        met=0 if score is None else score.met,
+        missed=0 if score is None else score.missed,
+        ttft_ns=None if score is None else score.ttft_ns,
+        normalized_ns=settled.normalized_ns,
+        suspect=score is not None and score.suspect > 0,
+        unmeasured=settled.as_stream and settled.unmeasured not in _MEASURED,
+        bucket=bucket,
+    )
+
+
+def _bucket(settled: Settled, buckets: int) -> int:
+    assignment = settled.facts.assignment
+    if buckets == 1 or assignment is None:
+        return 0
+    return assignment.bucket % BUCKETS
