@@ -84,7 +84,7 @@ class Stages:
         """With the other hosts, where there is a Redis: each part by its ``sync``."""
         if fleet is None:
             return None
-        parts: list[tuple[str, Sync]] = []
+        parts: list[tuple[str, Sync]] = [("weights", self.weights.sync)]
         sharing = Sharing(fleet.shared, parts)
         self._controller.watch_exporter(sharing.failures, dict)
         return sharing

@@ -26,6 +26,8 @@ from proxy.control.experiments.arms import (
     splits_in,
     with_arms,
 )
+from proxy.control.experiments.overrides import Overrides
+from proxy.control.shared import Shared
 from proxy.link import LearnedCurve, RouteSpec, SloSpec, SplitSpec, Table
 
 __all__ = ["Named", "Override", "SplitView", "Weights", "WeightsError", "arms_of", "epoch_of"]
@@ -43,10 +45,9 @@ class Weights:
 
     def __init__(self, publish: Callable[[Table], None], unix_ns: Callable[[], int]) -> None:
         self._publish = publish
-        self._unix_ns = unix_ns
         self._file: Table | None = None
         self._table: Table | None = None
-        self._overrides: dict[str, Override] = {}
+        self._overrides = Overrides(unix_ns)
         self._factors: dict[str, float] = {}
         self._names: dict[str, Named] = {}
         self._epochs: dict[str, set[str]] = {}  # by experiment: the weights that it has seen
@@ -65,12 +66,9 @@ class Weights:
 
         Overrides of splits that it says nothing new of stay; of the others the file wins.
         """
-        before = {} if self._file is None else splits_in(self._file)
         after = splits_in(table)
-        for name in list(self._overrides):
-            if _arms_in(before.get(name, [])) != _arms_in(after.get(name, [])):
-                del self._overrides[name]
-                _log.warning("split %s: the file was changed there and wins, the override is dropped", name)
+        for name in self._overrides.set_file({name: _arms_in(specs) for name, specs in after.items()}):
+            _log.warning("split %s: the file was changed there and wins, the override is dropped", name)
         backends = {arm for specs in after.values() for spec in specs for arm, _ in spec.arms}
         self._factors = {name: factor for name, factor in self._factors.items() if name in backends}
         self._file = table
@@ -84,8 +82,7 @@ class Weights:
         author, reason = checked_word(author, reason)
         weights = checked_arms(split, arms, dict(specs[0].arms))
         self._bound_epochs(split, weights)
-        at_unix_ns = self._unix_ns() if seq_unix_ns is None else seq_unix_ns
-        self._overrides[split] = Override(dict(weights), author, reason, at_unix_ns)
+        self._overrides.say(split, dict(weights), author, reason, seq_unix_ns)
         _log.info("split %s: weights %s by %s: %s", split, in_words(dict(weights)), author, reason)
         self._put_in_force()
 
@@ -93,9 +90,20 @@ class Weights:
         """The file's weights again.  Raises ``WeightsError``."""
         self._specs(split)
         author, reason = checked_word(author, reason)
-        if self._overrides.pop(split, None) is not None:
+        overridden = self._overrides.of(split) is not None
+        self._overrides.say(split, None, author, reason, None)  # in any case: other hosts may have one
+        if overridden:
             _log.info("split %s: the file's weights again, by %s: %s", split, author, reason)
             self._put_in_force()
+
+    async def sync(self, shared: Shared) -> None:
+        """Tell the other hosts what was changed here, and take what was changed there.  May raise."""
+        taken = await self._overrides.sync(shared)
+        for split, word in taken.items():
+            weights = "the file's weights again" if word.arms is None else f"weights {in_words(word.arms)}"
+            _log.info("split %s: %s by %s on another host: %s", split, weights, word.author, word.reason)
+        if taken:
+            self._put_in_force(only_if_changed=True)
 
     def eject(self, backend: str, factor: float) -> None:
         """Lower a backend's weights: 0.0 takes it out, 1.0 puts it back, what is between is on the way.
@@ -140,10 +148,11 @@ class Weights:
             name=name,
             arms=dict(force.arms),
             file_arms=dict(spec.arms),
-            override=self._overrides.get(name),
+            override=self._overrides.of(name),
             ejected=ejected,
             experiment=None if named is None else named.experiment,
             epoch=force.epoch,
+            elsewhere=self._overrides.elsewhere(name),
         )
 
     # ------------------------------------------------------------ the table in force
@@ -177,7 +186,7 @@ class Weights:
 
     def _chosen(self, spec: SplitSpec) -> Arms:
         """The override's weights, or the file's."""
-        override = self._overrides.get(spec.name)
+        override = self._overrides.of(spec.name)
         return spec.arms if override is None else tuple(sorted(override.arms.items()))
 
     def _lowered(self, arms: Arms) -> tuple[Arms, dict[str, float]]:
