@@ -312,9 +312,10 @@ def test_no_backend_and_no_model_have_a_name_in_the_groups() -> None:
 #: The promise: these names in this order.
 NAMES = """
 schema time id request_id response_id trace_id instance tags method path status stream dialect
-model backend upstream_addr experiment assigned slo slo_result slo_reasons outcome finish_reason error censored
-suspect prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed tokens_reported tokens_source
-events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s ttft_s connected_s first_byte_s
+model backend upstream_addr experiment assigned slo slo_result slo_reasons outcome finish_reason error
+censored suspect prompt_tokens cached_tokens prompt_tokens_source output_tokens tokens_observed
+tokens_reported tokens_source events tokens_per_event thinned unmeasured ttft_target_s tbt_target_s
+ttft_s connected_s first_byte_s
 head_s first_event_s first_reasoning_s first_answer_s first_tool_s tbt_s tpot_s normalized_latency_s
 duration_s fluidity on_time_ratio met missed late_s least_tbt_s stalls raw worst_stall proxy
 """
