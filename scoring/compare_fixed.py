@@ -33,7 +33,8 @@ QUANTILES: Final = (0.5, 0.9, 0.99)
 LEAST_MEAN: Final = 10
 #: Under a microsecond is no time that a network can show.
 _LEAST_TIME_NS: Final = 1_000.0
-_METRIC: Final = {metric.name: metric for metric in (*METRICS, WITH_MISSES)}
+#: All that a look tells, by name.
+METRIC: Final = {metric.name: metric for metric in (*METRICS, WITH_MISSES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +109,16 @@ def look(control: Slot, candidate: Slot, alpha: float = 0.05) -> FixedLook:
 def _looks(slots: tuple[Slot, Slot], alpha: float) -> Iterator[Look]:
     """In the order in which people ask."""
     good, failed, missed = ([of(slot) for slot in slots] for of in (_good, _failed, _with_misses))
-    yield _shares(_METRIC["good"], good, alpha)
-    yield _shares(_METRIC["errors"], failed, alpha)
+    yield _shares(METRIC["good"], good, alpha)
+    yield _shares(METRIC["errors"], failed, alpha)
     fluidity = [_mean(slot.hists["miss_rate"], 1 / BILLION, least=1.0) for slot in slots]
-    yield _means(
-        _METRIC["fluidity"], [each and each._replace(mean=1 - each.mean) for each in fluidity], alpha
-    )
+    yield _means(METRIC["fluidity"], [each and each._replace(mean=1 - each.mean) for each in fluidity], alpha)
     yield _shares(WITH_MISSES, missed, alpha)
-    yield _ratios(_METRIC["deadline_misses"], [_deadlines(slot) for slot in slots])
-    yield _means(_METRIC["ttft"], [_mean(slot.hists["ttft"], 1e-9) for slot in slots], alpha)
-    yield _means(_METRIC["log_ttft"], [_mean_log(slot.hists["ttft"]) for slot in slots], alpha)
+    yield _ratios(METRIC["deadline_misses"], [_deadlines(slot) for slot in slots])
+    yield _means(METRIC["ttft"], [_mean(slot.hists["ttft"], 1e-9) for slot in slots], alpha)
+    yield _means(METRIC["log_ttft"], [_mean_log(slot.hists["ttft"]) for slot in slots], alpha)
     yield _means(
-        _METRIC["normalized_latency"], [_mean(slot.hists["normalized"], 1e-9) for slot in slots], alpha
+        METRIC["normalized_latency"], [_mean(slot.hists["normalized"], 1e-9) for slot in slots], alpha
     )
 
 
@@ -304,7 +303,7 @@ def _quantile(slots: tuple[Slot, Slot], q: float, alpha: float) -> QuantileLook:
         return QuantileLook(q, control, candidate, None, None, None, Verdict.UNDECIDED, ("no_data",))
     found = difference(_bounded(control), _bounded(candidate))
     least = min(slot.hists["ttft"].count for slot in slots)
-    verdict, reasons = _said(-1, found, _METRIC["ttft"].margin * control.value, least)
+    verdict, reasons = _said(-1, found, METRIC["ttft"].margin * control.value, least)
     low, high = (end if abs(end) < inf else None for end in (found.low, found.high))
     return QuantileLook(q, control, candidate, found.value, low, high, verdict, reasons)
 

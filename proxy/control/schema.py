@@ -56,7 +56,10 @@ _MEANINGS: Final = {
     401: "A token is configured and this request carries none, or another.",
     403: "No token is configured and the client is not on this host.",
     404: "Not known (any more).",
-    422: "A parameter is not what it should be.",
+    409: "Not now: it stands as it is.",
+    413: "The body is too long.",
+    415: "The body is not JSON by its content type.",
+    422: "A parameter, or the body, is not what it should be.",
     503: "Not ready.",
 }
 

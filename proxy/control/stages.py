@@ -16,6 +16,8 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.config import Config
+from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
+from proxy.control.api_compare import compare_router
 from proxy.control.core import Controller
 from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("legato.control")
 
 #: What the routes below answer, for the OpenAPI document.
-STRUCTS: Final[tuple[type[Struct], ...]] = ()
+STRUCTS: Final[tuple[type[Struct], ...]] = (*COMPARE_STRUCTS,)
 
 
 class Stages:
@@ -78,7 +80,7 @@ class Stages:
 
     def routers(self, reads: Guard, changes: Changes) -> list[APIRouter]:
         """The routes of those who are composed here, each guarded."""
-        return []
+        return [compare_router(self._controller, reads)]
 
     def _join(self, fleet: Fleet | None) -> Sharing | None:
         """With the other hosts, where there is a Redis: each part by its ``sync``."""
