@@ -1,0 +1,256 @@
+"""The life of one experiment: what it counted here and what other hosts did, its verdict, its guardrail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from proxy.control.experiments.arms import SplitView, arms_of
+from proxy.control.experiments.assigned import ZERO, Counts, Key
+from proxy.control.experiments.book import CANDIDATE, CONTROL, Book, Pair, merged
+from proxy.control.experiments.spec import ExperimentSpec
+from proxy.control.experiments.views import ExperimentView, State
+from proxy.control.snapshot import BackendStats
+from proxy.link import SplitSpec
+from scoring.compare import Comparison, compare
+from scoring.compare_sums import BUCKETS, ArmSums
+
+#: A comparison is computed at most this often.
+FRESH_NS: Final = 1_000_000_000
+#: What was assigned before the end counts if it ends within this; then the figures are final.
+SETTLING_NS: Final = 600_000_000_000
+#: Metrics of which the guardrail asks whether the candidate is surely worse by the margin.
+GUARDED: Final = ("good", "errors")
+_EJECTIONS_MAX: Final = 16
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What all hosts agree on of one experiment.  ``final``: its last picture, once it will not change."""
+
+    spec: ExperimentSpec
+    split: str
+    by: str
+    since_unix_ns: int
+    state: State = "running"
+    until_unix_ns: int | None = None
+    ended_by: str | None = None
+    ended_for: str | None = None
+    final: ExperimentView | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether requests are assigned in it."""
+        return self.state == "running"
+
+
+@dataclass(slots=True)
+class Ejected:
+    """A backend of the split was out, or on its way back."""
+
+    backend: str
+    since_unix_ns: int
+    until_unix_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What workers say at one moment, all of it since this control process began."""
+
+    assigned: Mapping[Key, Counts]
+    in_flight: Mapping[str, int]
+    lost: Mapping[str, int]
+    backends: Mapping[str, BackendStats] = field(default_factory=dict)
+
+
+class Experiment:
+    """One experiment on this host.
+
+    ``split``: as this host's table has it; ``None`` where it has none that holds both.  ``seen``: what had
+    been assigned, and lost, before.
+    """
+
+    def __init__(self, entry: Entry, split: SplitSpec | None, seen: Seen) -> None:
+        self.entry = entry
+        self.split = split
+        self.conflict = False  # another host runs another one of this name
+        self.strangers = 0  # control processes whose counts are of other terms
+        self.unread = 0  # or could not be read
+        self.hosts = 1
+        self.clustered = split is not None and split.sticky is not None
+        self.book = Book(BUCKETS if self.clustered else 1)
+        self.others: Book | None = None
+        self.tripped: tuple[str, int] | None = None  # by the guardrail: what, and since when
+        self.ejections: list[Ejected] = []
+        self.alarming: dict[str, int] = {}  # integrity tests that alarm, since when
+        self._counted = {key: counts for key, counts in seen.assigned.items() if self.place_of(key)}
+        self._lost = dict(seen.lost)
+        self._fresh: tuple[list[int], list[int]] = ([0, 0], [0, 0])  # assigned in the last two looks, by arm
+        self._total: Book | None = None
+        self._compared: tuple[int, Comparison] | None = None
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        """Its terms."""
+        return self.entry.spec
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """Control and candidate."""
+        return self.spec.control, self.spec.candidate
+
+    @property
+    def counting(self) -> bool:
+        """Whether its figures may still change."""
+        return self.entry.final is None
+
+    def place_of(self, key: Key) -> tuple[str, int] | None:
+        """The epoch and the arm of an assignment that counts here; ``None``: it does not."""
+        split, backend, epoch = key
+        if (
+            split != self.entry.split
+            or not epoch.startswith(f"{self.spec.name}|")
+            or backend not in self.arms
+        ):
+            return None
+        return epoch, self.arms.index(backend)
+
+    # ------------------------------------------------------------ what happens
+
+    def see(self, seen: Seen, now_unix_ns: int) -> None:
+        """About once a second: count what was assigned, and what is known to be lost."""
+        new = [0, 0]
+        for key, counts in seen.assigned.items():
+            place = self.place_of(key)
+            if place is None:
+                continue
+            more = counts.plus(self._counted.get(key, ZERO), -1)
+            self._counted[key] = counts
+            self.book.assign(*place, more)
+            new[place[1]] += more.assigned
+        self._fresh = (self._fresh[1], new)
+        self._lose(seen.lost)
+        for arm, side in enumerate(self.book.sides):
+            running = self._at(arm, seen.in_flight)
+            side.in_flight = min(running + self._fresh[0][arm] + self._fresh[1][arm], self._open(arm))
+            if not self.entry.running:
+                continue
+            backend = seen.backends.get(self.arms[arm])
+            if backend is not None:
+                side.load += seen.in_flight.get(self.arms[arm], 0) / max(backend.addresses, 1)
+                side.ticks += 1
+        self.stale()
+
+    def _at(self, arm: int, by_backend: Mapping[str, int]) -> int:
+        """At the arm's backend; where another may stand in for it, at any of the split's."""
+        if self.split is None or not self.split.failover:
+            return by_backend.get(self.arms[arm], 0)
+        return sum(by_backend.get(name, 0) for name, _ in self.split.arms)
+
+    def _open(self, arm: int) -> int:
+        """Assigned, and not known to have come to any end."""
+        book = self.book
+        return max(book.assigned(arm) - book.recorded(arm) - book.sides[arm].lost, 0)
+
+    def _lose(self, lost: Mapping[str, int]) -> None:
+        """A worker that was killed: its requests in flight are nobody's fault, but no more than were open."""
+        more = {name: max(count - self._lost.get(name, 0), 0) for name, count in lost.items()}
+        self._lost = dict(lost)
+        for arm, side in enumerate(self.book.sides):
+            side.lost += min(self._at(arm, more), self._open(arm))
+
+    def watch(self, view: SplitView | None, now_unix_ns: int) -> None:
+        """Note which of the split's backends are out."""
+        out = set() if view is None else set(view.ejected)
+        for each in self.ejections:
+            if each.until_unix_ns is None and each.backend not in out:
+                each.until_unix_ns = now_unix_ns
+        known = {each.backend for each in self.ejections if each.until_unix_ns is None}
+        self.ejections += [Ejected(name, now_unix_ns) for name in sorted(out - known)]
+        del self.ejections[:-_EJECTIONS_MAX]
+
+    def guard(self, now_unix_ns: int) -> bool:
+        """Look at the guardrail and the integrity tests: whether the guardrail was tripped just now."""
+        comparison = self.compare(now_unix_ns)
+        alarming = {test.name for test in comparison.integrity if test.alarm}
+        self.alarming = {name: self.alarming.get(name, now_unix_ns) for name in sorted(alarming)}
+        worse = [name for name in GUARDED if comparison.metrics[name].beyond_margin]
+        if self.tripped is not None or not worse or not self.entry.running:
+            return False
+        self.tripped = (worse[0], now_unix_ns)
+        return True
+
+    def end(self, state: State, by: str, reason: str, at_unix_ns: int) -> None:
+        """No more requests are assigned in it; those that were still count."""
+        self.entry = msgspec.structs.replace(
+            self.entry, state=state, until_unix_ns=at_unix_ns, ended_by=by, ended_for=reason
+        )
+
+    def settled(self, now_unix_ns: int) -> bool:
+        """Whether what was assigned before its end has ended, or has had the time to."""
+        until_unix_ns = self.entry.until_unix_ns
+        return until_unix_ns is not None and now_unix_ns - until_unix_ns >= SETTLING_NS
+
+    def finish(self, final: ExperimentView) -> None:
+        """Keep the last picture, and let go of what it was made of."""
+        self.entry = msgspec.structs.replace(self.entry, final=final)
+        self.book, self.others = Book(1), None
+        self.stale()
+
+    # ------------------------------------------------------------ what is known
+
+    def stale(self) -> None:
+        """Something was counted."""
+        self._total = None
+
+    def total(self) -> Book:
+        """What was counted here and elsewhere.  Not to be written to."""
+        if self._total is None:
+            books = [self.book] if self.others is None else [self.book, self.others]
+            self._total = merged(books, self.book.buckets)
+        return self._total
+
+    def compare(self, now_unix_ns: int) -> Comparison:
+        """The comparison of all that was counted, at most a second old."""
+        if self._compared is None or not 0 <= now_unix_ns - self._compared[0] < FRESH_NS:
+            self.stale()
+            self._compared = now_unix_ns, self._compare()
+        return self._compared[1]
+
+    def _compare(self) -> Comparison:
+        total = self.total()
+        epochs: list[tuple[Pair, float]] = []
+        for name, pair in total.epochs.items():
+            share = share_of(name, self.spec)
+            if (share is not None and 0 < share < 1) or all(_any(sums) for sums in pair):
+                epochs.append((pair, 0.0 if share is None else share))
+        if not epochs:
+            epochs = [((ArmSums(total.buckets), ArmSums(total.buckets)), 0.5)]
+        return compare(
+            [pair[CONTROL] for pair, _ in epochs],
+            [pair[CANDIDATE] for pair, _ in epochs],
+            [share for _, share in epochs],
+            self.spec.plan,
+            in_flight=(self.open_of(CONTROL), self.open_of(CANDIDATE)),
+        )
+
+    def open_of(self, arm: int) -> int:
+        """Assigned, and not recorded for no fault of the arm's: in flight, or lost with a worker."""
+        side = self.total().sides[arm]
+        return side.in_flight + side.lost
+
+
+def share_of(epoch: str, spec: ExperimentSpec) -> float | None:
+    """The candidate's share of what goes to either arm; ``None``: nothing does."""
+    try:
+        _, weights = arms_of(epoch)
+    except ValueError:
+        return None
+    control, candidate = weights.get(spec.control, 0), weights.get(spec.candidate, 0)
+    return candidate / (control + candidate) if control + candidate else None
+
+
+def _any(sums: ArmSums) -> bool:
+    return sums.recorded > 0 or bool(sums.assigned.any())
