@@ -6,6 +6,7 @@ import msgspec
 
 from proxy import link
 from proxy.config import DEFAULT_TRACE_RATIO, Backend, Config, LearnedTtft, Match, QuadraticTtft, Route, Slo
+from proxy.settings.types import SECRET_HEADERS
 from scoring.deadlines import LONGEST_NS
 
 
@@ -80,7 +81,14 @@ def _mirror(route: Route) -> link.MirrorSpec | None:
     mirror = route.mirror
     if mirror.backend is None:
         return None
-    return link.MirrorSpec(mirror.backend, mirror.share, mirror.most, mirror.body_limit, mirror.timeout)
+    return link.MirrorSpec(
+        backend=mirror.backend,
+        ratio=mirror.share,
+        most=mirror.most,
+        body_limit=mirror.body_limit,
+        timeout_ns=mirror.timeout,
+        leave_out=tuple(sorted(SECRET_HEADERS)) if mirror.credentials == "drop" else (),
+    )
 
 
 def _match(match: Match) -> link.Match:

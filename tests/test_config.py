@@ -146,9 +146,10 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
                  tls: {ca_file: ca.pem, cert_file: cert.pem, key_file: key.pem, server_name: b}}
               b: {url: https://b, tls: {verify: off}}
               c: {url: https://c}
+              d: {url: https://d}
             routes:
               - {match: {path: /a}, backend: a, dialect: generic}
-              - {mirror: {backend: d, share: 5%, most: 3, body_limit: 5KiB, timeout: 4s},
+              - {mirror: {backend: d, share: 5%, most: 3, body_limit: 5KiB, timeout: 4s, credentials: drop},
                  split: {b: 1, c: 3}, sticky: {cookie: sid}, force: {header: X-To}, failover: on, seed: s,
                  name: ab}
             slos:
@@ -181,7 +182,7 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
         fields = msgspec.structs.fields(struct)
         return {field.name for field in fields if getattr(struct, field.name) in (field.default, None)}
 
-    first, second, _ = table.backends
+    first, second, *_ = table.backends
     assert unset(table) == set()
     assert unset(table.timeouts) == set()
     assert table.tracing == link.Tracing(0.5, False)
@@ -190,6 +191,8 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
     assert unset(table.routes[0]) & unset(table.routes[1]) == set(), "likewise"
     assert table.routes[1].split is not None
     assert unset(table.routes[1].split) == {"epoch"}, "an experiment names it"
+    assert table.routes[1].mirror is not None
+    assert unset(table.routes[1].mirror) == set()
     assert unset(first) & unset(second) == set(), "each of them is set in one or the other"
     assert table.tls_cert_file == str(tmp_path / "cert.pem"), "found beside the configuration"
     assert table.request_id_header == "x-request-id"

@@ -88,6 +88,7 @@ class Workers:
         self._past: dict[str, Delays] = {"forward": Delays(), "lag": Delays(), "blocked": Delays()}
         self._assigned = AssignedBook()
         self._lost_at: dict[str, int] = {}  # ``worker_lost`` by backend
+        self._not_copied: dict[str, int] = {}  # by shadow backend: of workers that are gone
 
     # ------------------------------------------------------------ what arrives
 
@@ -126,7 +127,7 @@ class Workers:
         beat = worker.beat
         if beat is not None:
             for facts in out:
-                if facts.received_unix_ns <= beat.at_unix_ns:
+                if facts.received_unix_ns <= beat.at_unix_ns and facts.mirror_of is None:
                     worker.ended += 1
                     name = facts.backend or ""
                     worker.ended_of[name] = worker.ended_of.get(name, 0) + 1
@@ -169,6 +170,7 @@ class Workers:
         if worker.from_birth:  # what was dropped at the very end left no gap
             self._lost["facts"] += max(beat.dropped.get(_TOLD_BY_NUMBERS, 0) - worker.missing, 0)
         _add_dropped(self._lost, worker)
+        _add_not_copied(self._not_copied, worker)
         _add_delays(self._past, worker)
 
     # ------------------------------------------------------------ what readers see
@@ -215,6 +217,13 @@ class Workers:
     def lost_in_flight(self) -> dict[str, int]:
         """``worker_lost`` by the backend that they were at."""
         return dict(self._lost_at)
+
+    def not_copied(self) -> dict[str, int]:
+        """Copies that were drawn and not begun, by shadow backend."""
+        out = dict(self._not_copied)
+        for worker in self._live.values():
+            _add_not_copied(out, worker)
+        return out
 
     def backends(self) -> tuple[BackendStats, ...]:
         """Each backend's pools, added up; up if any worker reaches it."""
@@ -264,6 +273,13 @@ def _add_dropped(out: dict[str, int], worker: Worker) -> None:
         for name, counted in worker.beat.dropped.items():
             if name in out and name != _TOLD_BY_NUMBERS:
                 out[name] += max(counted - before.get(name, 0), 0)
+
+
+def _add_not_copied(out: dict[str, int], worker: Worker) -> None:
+    if worker.beat is not None:
+        before = {} if worker.first is None else worker.first.mirror_dropped
+        for name, counted in worker.beat.mirror_dropped.items():
+            out[name] = out.get(name, 0) + max(counted - before.get(name, 0), 0)
 
 
 def _add_delays(sums: dict[str, Delays], worker: Worker) -> None:

@@ -59,7 +59,7 @@ class MirrorSpec(Struct, frozen=True, omit_defaults=True):
     most: int = 64  # copies in flight at once, per worker
     body_limit: int = 1024 * 1024  # a request with a larger body is not copied
     timeout_ns: int = 300_000_000_000  # a copy that takes longer is given up
-    credentials: bool = True  # False: the headers that carry secrets are left out of copies
+    leave_out: tuple[str, ...] = ()  # headers (lower case) that copies do not carry
 
 
 class RouteSpec(Struct, frozen=True, omit_defaults=True):

@@ -67,6 +67,7 @@ class Exchange:
         "connect_ns",
         "connected_ns",
         "connection",
+        "copied",
         "delay_counts",
         "delay_sum_ns",
         "end",
@@ -112,6 +113,7 @@ class Exchange:
         self.connected_ns: int | None = None
         self.attempts = 1
         self.peer: str | None = None
+        self.copied = False
         self.blocked: list[tuple[int, int]] = []
         self.delay_counts = delays.new()
         self.delay_sum_ns = 0
@@ -194,6 +196,8 @@ class Exchange:
         """t = 0, unless a response began before."""
         if self.sent_ns is None:
             self.sent_ns = at_ns
+        if self.arm.mirror is not None and self.recorded:
+            self.worker.mirrors.consider(self, at_ns)
         self.client.drop_body()
         timeouts = self.worker.table.timeouts
         if timeouts.first_byte_ns and self.head_ns is None and self.end is None:

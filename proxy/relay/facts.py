@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from proxy.link import SloSpec
     from proxy.relay.client import Client
     from proxy.relay.exchange import Exchange
+    from proxy.relay.shadow import Copy
     from proxy.relay.tracing import Traces
+    from proxy.relay.worker import Worker
 
 #: Spans of our own lateness told per request.
 _LAGS: Final = 64
@@ -68,6 +70,47 @@ def facts_of(exchange: Exchange, seq: int) -> Facts:
         trace=exchange.trace,
         asked=call.asked,
         assignment=arm.assignment,
+        copied=exchange.copied,
+    )
+
+
+def facts_of_copy(copy: Copy, worker: Worker, seq: int) -> Facts:
+    """Of a copy for a shadow: promised what the request was, and told by no name that its client gave."""
+    call, arm = copy.call, copy.arm
+    late = worker.lag.between(copy.received_ns, copy.end_ns)
+    return Facts(
+        seq=seq,
+        id=copy.id,
+        received_unix_ns=copy.received_unix_ns,
+        received_ns=copy.received_ns,
+        end_ns=copy.end_ns,
+        end=copy.end or "self",
+        method=call.method,
+        path=call.path,
+        status=copy.status,
+        streamed=copy.streamed,
+        stream_asked=call.stream,
+        model=call.model,
+        backend=copy.spec.backend,
+        slo=arm.slo.name,
+        ttft_target_ns=arm.ttft_ns,
+        tbt_target_ns=arm.tbt_ns,
+        prompt_tokens_estimated=arm.prompt_tokens,
+        choices_asked=call.choices,
+        upstream_addr=copy.peer,
+        error=copy.error,
+        sent_ns=copy.sent_ns,
+        connect_ns=copy.connect_ns,
+        head_ns=copy.head_ns,
+        first_byte_ns=copy.first_byte_ns,
+        stream=None if copy.tap is None else copy.tap.to_stream(),
+        blocked=tuple(copy.blocked),
+        loop_lag_max_ns=late.longest_ns,
+        target=arm.slo.target,
+        e2e_ns=arm.slo.e2e_ns,
+        lags=longest(late.spans, _LAGS),
+        connected_ns=copy.connected_ns,
+        mirror_of=copy.mirror_of,
     )
 
 

@@ -120,6 +120,11 @@ class LinkClient(asyncio.Protocol):
         """Finished requests that nobody has settled yet."""
         return self.next_seq - 1 - self.acked
 
+    @property
+    def behind(self) -> bool:
+        """Control settles more slowly than requests end here, or not at all: what can wait should."""
+        return self._kept_bytes > _KEEP_BYTES // 4
+
     # ------------------------------------------------------------------ the connection
 
     async def keep(self) -> None:

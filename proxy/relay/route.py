@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.link import Assignment, Match, PromptModel, PromptModels, SloSpec, Table
+from proxy.link import Assignment, Match, MirrorSpec, PromptModel, PromptModels, SloSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.headers import Fields, find
 from proxy.relay.sticky import Peer, Split, splits_of
@@ -35,6 +35,7 @@ class Arm(Struct, frozen=True):
     dialect: str | None = None  # set by the route
     split: Split | None = None  # what chose the backend, where several share a route
     assignment: Assignment | None = None  # by it
+    mirror: MirrorSpec | None = None  # who gets copies
 
     def instead(self, tried: tuple[str, ...], failed: str) -> Arm | None:
         """The arm of another backend, since none of ``tried`` could be connected to: ``failed`` is why.
@@ -97,9 +98,11 @@ class _Rule:
 #: An SLO for prompts of the least to the most tokens, with its deadlines for one backend and model.
 _Offer = tuple[int, int, SloSpec, DeadlineCurve | QuadraticDeadline]
 _Offers = tuple[_Offer, ...]
-#: What is remembered of a path and model: backend, dialect, and the SLOs that the prompt's length decides; of
-#: a split the SLOs of each backend that it chose so far.
-_Known = tuple[str | None, str | None, _Offers, Split | None, dict[str, _Offers]]
+#: What a matching route says: its backend, dialect, what chooses among several backends, who gets copies.
+_Way = tuple[str | None, str | None, Split | None, MirrorSpec | None]
+#: What is remembered of a path and model: that, and the SLOs that the prompt's length decides; of a split the
+#: SLOs of each backend that it chose so far.
+_Known = tuple[_Way, _Offers, dict[str, _Offers]]
 
 
 class _Promise:
@@ -165,39 +168,39 @@ class RouteTable:
         key = (call.path, call.model)
         found = self._known.get(key)
         if found is None:
-            backend, dialect, split = self._route(call, fields)
-            found = (backend, dialect, () if split else self._offers(call, fields, backend), split, {})
+            way = self._route(call, fields)
+            found = (way, () if way[2] else self._offers(call, fields, way[0]), {})
             if not self._by_header and len(self._known) < _MEMORY:
                 self._known[key] = found
-        backend, dialect, offers, split, ways = found
+        (backend, dialect, split, mirror), offers, by_backend = found
         if backend is None:
             return None
         assignment = None
         if split is not None:
             assignment = split.assign(call, fields, peer)
             backend = assignment.backend
-            if (way := ways.get(backend)) is None:
-                way = ways[backend] = self._offers(call, fields, backend)
-            offers = way
+            if (known := by_backend.get(backend)) is None:
+                known = by_backend[backend] = self._offers(call, fields, backend)
+            offers = known
         prompt_tokens = self._lengths.tokens(call, self._unlearned)
         for least, most, slo, curve in offers:  # noqa: B007 - the last is for every length
             if least <= prompt_tokens <= most:
                 break
         ttft_ns = curve.at(prompt_tokens)
-        return Arm(backend, slo, ttft_ns, slo.tbt_ns, prompt_tokens, dialect, split, assignment)
+        return Arm(backend, slo, ttft_ns, slo.tbt_ns, prompt_tokens, dialect, split, assignment, mirror)
 
     def excluded(self, path: str) -> bool:
         """True for paths that pass through unmeasured and unrecorded."""
         return any(pattern.match(path) for pattern in self._exclude)
 
-    def _route(self, call: Call, fields: Fields) -> tuple[str | None, str | None, Split | None]:
-        """The backend, the dialect if the route sets one, and what chooses among several backends."""
+    def _route(self, call: Call, fields: Fields) -> _Way:
+        """What the first route that matches says."""
         if not self._routes:
-            return self._default, None, None
+            return self._default, None, None, None
         for rule, route, split in self._routes:
             if rule.fits(call, fields):
-                return route.backend, route.dialect, split
-        return None, None, None
+                return route.backend, route.dialect, split, route.mirror
+        return None, None, None, None
 
     def _offers(self, call: Call, fields: Fields, backend: str | None) -> tuple[_Offer, ...]:
         """The SLOs that match but for the prompt's length, up to the first that takes any length."""

@@ -34,6 +34,7 @@ from proxy.relay.ids import Ids
 from proxy.relay.lag import LoopLag
 from proxy.relay.linkclient import LinkClient
 from proxy.relay.listener import Listeners, check_seams
+from proxy.relay.mirror import Mirrors
 from proxy.relay.pool import Pool
 from proxy.relay.record_tags import Tags
 from proxy.relay.relay import DataApp, Relay
@@ -77,6 +78,7 @@ class Worker:
         self.routes: RouteTable
         self.lengths = PromptLengths()
         self.assigned = Assignments()
+        self.mirrors = Mirrors(self)
         self.tags: Tags
         self.traces: Traces
         self.ready = asyncio.Event()  # a table is there
@@ -177,6 +179,7 @@ class Worker:
                 "sheds measuring of new streams" if self.shedding else "measures again",
                 mean_ns / 1e6,
             )
+        self.mirrors.look(mean_ns, shedding=self.shedding)
         if not self._sweeping:
             self._sweeping = True
             self.loop.call_later(_READ_FIRST_S, self._sweep, True)
@@ -209,6 +212,7 @@ class Worker:
                 draining=self.draining,
                 rss_bytes=_rss_bytes(),
                 assigned=self.assigned.told(),
+                mirror_dropped=dict(self.mirrors.dropped),
             )
         )
 
@@ -234,7 +238,8 @@ class Worker:
             connection.shutdown()
 
     def cut_all(self) -> None:
-        """End every exchange now."""
+        """End every exchange now, and every copy."""
+        self.mirrors.cut("worker_stopped")
         for exchange in list(self.exchanges):
             exchange.error = "worker_stopped"
             exchange.abandon("self")

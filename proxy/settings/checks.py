@@ -14,7 +14,12 @@ from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
 from proxy.settings.outside import cares_outside, otel_findings, redis_findings
 from proxy.settings.problems import suggest
-from proxy.settings.route_checks import cares_of_splits, split_findings
+from proxy.settings.route_checks import (
+    cares_of_mirrors,
+    cares_of_splits,
+    mirror_findings,
+    split_findings,
+)
 from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
@@ -129,6 +134,7 @@ def _routes(config: Config, tree: Tree) -> Iterator[Finding]:
                 )
                 yield (*loc, "backend" if route.backend else "split"), f"{name!r} is no backend" + mend
         yield from split_findings(loc, route, config, tree)
+        yield from mirror_findings((*loc, "mirror"), route, config, tree)
     yield from _unreached(
         tree, "routes", [(route.match, f"route {index}") for index, route in enumerate(config.routes)]
     )
@@ -223,13 +229,15 @@ def cares(config: Config) -> list[str]:
         out.append(
             "timeouts.upstream_keepalive is over 5s: servers on uvicorn (vLLM) close idle ones after 5 s"
         )
-    unused = set(config.backends) - {name for route in config.routes for name, _ in route.arms}
+    used = {name for route in config.routes for name, _ in route.arms}
+    used |= {route.mirror.backend for route in config.routes if route.mirror.backend is not None}
+    unused = set(config.backends) - used
     if config.routes and not any(route.match.everything for route in config.routes):
         out.append("no route matches everything: what matches none is answered 404")
     elif not config.routes:
         unused = set(list(config.backends)[1:])
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
-    out += cares_of_splits(config)
+    out += [*cares_of_splits(config), *cares_of_mirrors(config)]
     out += cares_of_alerts(config)
     out += cares_of_notifiers(config.alerts)
     cpus = os.cpu_count() or 1

@@ -57,7 +57,10 @@ class Force(Settings):
 
 
 class Mirror(Settings):
-    """Copies of requests for a shadow backend, whose answers are measured and thrown away."""
+    """Copies of requests for a shadow backend, whose answers are measured and thrown away.
+
+    They are the same requests: what one of them changes on a server (`POST`, tools), its copy changes too.
+    """
 
     backend: Name | None = Field(
         default=None, description="The shadow backend; without it nothing is copied."
@@ -70,7 +73,14 @@ class Mirror(Settings):
         description="Copies in flight at once in each worker; beyond them requests are not copied.",
     )
     body_limit: Size = Field(default=_MIB, description="A request with a larger body is not copied.")
-    timeout: PositiveDuration = Field(default=300 * _S, description="A copy that takes longer is given up.")
+    timeout: PositiveDuration = Field(
+        default=300 * _S, description="A copy that takes longer is given up; at most 15m."
+    )
+    credentials: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="`keep`: copies carry `Authorization`, cookies and API keys as the requests do; `drop`: "
+        "these headers are left out of copies (a key in the query string stays).",
+    )
 
 
 class Route(Settings):

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from proxy.settings.models import Config
-from proxy.settings.route import Route
+from proxy.settings.problems import suggest
+from proxy.settings.route import Mirror, Route
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
+from proxy.units import format_duration
 
 _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 #: What means something only where there are several backends.
 _WITH_SPLIT: Final = ("sticky", "force", "failover", "seed", "name")
+#: A copy and its request wait so long for each other, to be compared.
+PAIRED_WITHIN_NS: Final = 900_000_000_000
 
 
 def split_findings(loc: Loc, route: Route, config: Config, tree: Tree) -> Iterator[tuple[Loc, str]]:
@@ -55,6 +59,40 @@ def _sticky(loc: Loc, route: Route) -> Iterator[tuple[Loc, str]]:
         yield (*loc, "header"), f"{sticky.header!r} carries a secret, and nothing is made of those: {mend}"
     if sticky.cookie is not None and not _COOKIE.fullmatch(sticky.cookie):
         yield (*loc, "cookie"), f"{sticky.cookie!r} is not a cookie's name: write for example session"
+
+
+def mirror_findings(loc: Loc, route: Route, config: Config, tree: Tree) -> Iterator[tuple[Loc, str]]:
+    """What does not go together in a route's mirror."""
+    mirror = route.mirror
+    known = {*config.backends, *tree.names}
+    if mirror.backend is None:
+        if mirror != Mirror():
+            yield (*loc, "backend"), "copies need a shadow: write backend: NAME, or leave mirror out"
+        return
+    if mirror.backend not in known:
+        meant = suggest(mirror.backend, known)
+        mend = f"did you mean {meant!r}?" if meant else f"known are {', '.join(sorted(known)) or 'none'}"
+        yield (*loc, "backend"), f"{mirror.backend!r} is no backend: {mend}"
+    elif mirror.backend in (name for name, _ in route.arms):
+        mend = f"{mirror.backend!r} serves this route itself, and would be asked twice: name another backend"
+        yield (*loc, "backend"), mend
+    elif (backend := config.backends.get(mirror.backend)) is not None and backend.transport != "native":
+        mend = f"backend {mirror.backend} has transport {backend.transport}, and copies go by the native one"
+        yield (*loc, "backend"), f"{mend}: leave transport out, or mirror to another backend"
+    if mirror.timeout > PAIRED_WITHIN_NS:
+        given = format_duration(mirror.timeout)
+        mend = "a copy is compared with its request within 15m: write 15m or less"
+        yield (*loc, "timeout"), f"{given}: {mend}"
+
+
+def cares_of_mirrors(config: Config) -> list[str]:
+    """What is allowed and still deserves a look, one sentence each."""
+    serves = {name for route in config.routes for name, _ in route.arms}
+    return [
+        f"route {index}: {shadow} serves another route too: what copies cost it is felt there"
+        for index, route in enumerate(config.routes)
+        if (shadow := route.mirror.backend) in serves
+    ]
 
 
 def cares_of_splits(config: Config) -> list[str]:

@@ -90,8 +90,8 @@ def test_streams_are_summed_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
         exchange(backend="c"),
     )
     assert groups == [
-        GroupNow("b", "m", "chat", 3, 2, 7, 70 * MS),
-        GroupNow("b", "", "chat", 1, 0, 0, 0),
+        GroupNow("b", "m", "chat", 3, 2, 7, 70 * MS, awaited=3),
+        GroupNow("b", "", "chat", 1, 0, 0, 0, awaited=1),
         GroupNow("c", "m", "chat", 1, 0, 0, 0),
     ]
 

@@ -207,14 +207,14 @@ def test_length_and_header_go_together() -> None:
 def test_one_answer_is_remembered_for_prompts_of_all_lengths() -> None:
     table = routes(slos=(slo("short", 0, 63), DEFAULT))
     assert [chosen(table, tokens) for tokens in range(60, 68)] == ["short"] * 4 + ["default"] * 4
-    ((_, _, offers, _, _),) = table._known.values()
+    ((_, offers, _),) = table._known.values()
     assert [spec.name for _, _, spec, _ in offers] == ["short", "default"]
 
 
 def test_what_comes_behind_an_slo_for_every_length_costs_nothing() -> None:
     table = routes(slos=BY_LENGTH[:1] + BY_LENGTH[2:])
     chosen(table, 5, "n")
-    ((_, _, offers, _, _),) = table._known.values()
+    ((_, offers, _),) = table._known.values()
     assert [spec.name for _, _, spec, _ in offers] == ["short", "long", "middle"]
 
 
