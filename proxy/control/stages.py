@@ -18,6 +18,7 @@ from proxy import clock
 from proxy.config import Config
 from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
 from proxy.control.api_compare import compare_router
+from proxy.control.api_experiments import STRUCTS as EXPERIMENT_STRUCTS
 from proxy.control.core import Controller
 from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("legato.control")
 
 #: What the routes below answer, for the OpenAPI document.
-STRUCTS: Final[tuple[type[Struct], ...]] = (*COMPARE_STRUCTS,)
+STRUCTS: Final[tuple[type[Struct], ...]] = (
+    *COMPARE_STRUCTS,
+    *EXPERIMENT_STRUCTS,
+)
 
 
 class Stages:
