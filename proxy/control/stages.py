@@ -16,10 +16,13 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.config import Config
+from proxy.control.api_backends import STRUCTS as BACKEND_STRUCTS
+from proxy.control.api_backends import backends_router
 from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
 from proxy.control.api_compare import compare_router
 from proxy.control.api_experiments import STRUCTS as EXPERIMENT_STRUCTS
 from proxy.control.core import Controller
+from proxy.control.experiments.health import Health
 from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
 from proxy.control.guard import Changes, Guard
@@ -34,9 +37,12 @@ _log = logging.getLogger("legato.control")
 
 #: What the routes below answer, for the OpenAPI document.
 STRUCTS: Final[tuple[type[Struct], ...]] = (
+    *BACKEND_STRUCTS,
     *COMPARE_STRUCTS,
     *EXPERIMENT_STRUCTS,
 )
+#: Failures of a part that are logged; none of them ends the process.
+_LOGGED_MOST: Final = 10
 
 
 class Stages:
@@ -54,16 +60,21 @@ class Stages:
         self._exports = exports
         self.weights = Weights(publish, clock.unix_ns)
         self.weights.set_file(controller.table)
+        self.health = Health(config.ejection, self.weights, clock.monotonic_ns, clock.unix_ns)
+        controller.add_sink(self.health)
+        self._failed = 0
         self.sharing = self._join(exports.fleet)
         controller.show(self.watched)
 
     def tick(self) -> None:
         """About once a second."""
+        self._try("health", lambda: self.health.tick(self._controller.workers.backends()))
 
     def reload(self, config: Config, table: Table) -> None:
         """The configuration was read anew: ``table`` is what it says."""
         self.config = config
         self.weights.set_file(table)
+        self.health.configure(config.ejection)
 
     def renew(self) -> None:
         """Send every worker the table once more: files that it names were written anew."""
@@ -80,11 +91,23 @@ class Stages:
 
     def watched(self) -> Watched:
         """For every snapshot."""
-        return Watched()
+        return Watched(ejected=self.health.ejected())
 
     def routers(self, reads: Guard, changes: Changes) -> list[APIRouter]:
         """The routes of those who are composed here, each guarded."""
-        return [compare_router(self._controller, reads)]
+        return [
+            backends_router(self._controller, self.health, reads),
+            compare_router(self._controller, reads),
+        ]
+
+    def _try(self, name: str, act: Callable[[], None]) -> None:
+        """Do it; whatever goes wrong in who only looks on must not end the control process."""
+        try:
+            act()
+        except Exception:
+            self._failed += 1
+            if self._failed <= _LOGGED_MOST:
+                _log.exception("%s failed", name)
 
     def _join(self, fleet: Fleet | None) -> Sharing | None:
         """With the other hosts, where there is a Redis: each part by its ``sync``."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
+from proxy.settings.ejection_checks import cares_of_ejection, ejection_findings
 from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
@@ -54,6 +55,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     yield from otel_findings(config.otel)
     yield from notify_findings(config.alerts, tree)
     yield from alert_findings(config)
+    yield from ejection_findings(config.ejection)
     for name in ("token_file", "write_token_file"):
         if (path := getattr(config.admin, name)) is not None:
             yield from readable(("admin", name), path)
@@ -239,6 +241,7 @@ def cares(config: Config) -> list[str]:
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
     out += [*cares_of_splits(config), *cares_of_mirrors(config)]
     out += cares_of_alerts(config)
+    out += cares_of_ejection(config)
     out += cares_of_notifiers(config.alerts)
     cpus = os.cpu_count() or 1
     if config.workers > 1 and config.workers > cpus:

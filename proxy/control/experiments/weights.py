@@ -141,6 +141,14 @@ class Weights:
             self._view(name, specs[0], force[name][0]) for name, specs in sorted(self._file_splits().items())
         ]
 
+    def chosen(self) -> list[tuple[str, dict[str, int]]]:
+        """Each route's split, by name: its weights before anything is ejected."""
+        return [
+            (name, dict(self._chosen(spec)))
+            for name, specs in sorted(self._file_splits().items())
+            for spec in specs
+        ]
+
     def _view(self, name: str, spec: SplitSpec, force: SplitSpec) -> SplitView:
         named = self._names.get(name)
         _, ejected = self._lowered(self._chosen(spec))
