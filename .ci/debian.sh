@@ -6,6 +6,7 @@ set -euo pipefail
 packages=(
   openssl    # certificates and handshakes from outside
   prometheus # it scrapes us, and promtool judges /metrics (with systemd its server starts too: disable it)
+  prometheus-alertmanager # it is told of alerts (as above)
   redis-server # one view of many hosts (as above)
 )
 
