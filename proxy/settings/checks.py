@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
 from proxy.settings.ejection_checks import cares_of_ejection, ejection_findings
+from proxy.settings.experiment_checks import experiment_findings
 from proxy.settings.files import authority, pair, readable
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
@@ -47,6 +48,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     """Everything that does not go together; ``tree`` knows which backends were named, even badly."""
     yield from _backends(config, tree)
     yield from _routes(config, tree)
+    yield from experiment_findings(config, tree)
     yield from _slos(config, tree)
     yield from _listeners(config)
     yield from _headers(config)

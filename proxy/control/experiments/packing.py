@@ -45,7 +45,6 @@ class PackedBook(Struct, array_like=True, frozen=True):
 
     version: int
     digest: str
-    at_unix_ns: int
     buckets: int
     epochs: dict[str, tuple[bytes, bytes]]
     sides: tuple[PackedSide, PackedSide]
@@ -118,7 +117,7 @@ class Writer:
         self._digest = digest
         self._packed: dict[str, tuple[bytes, bytes]] = {}
 
-    def pack(self, book: Book, at_unix_ns: int) -> bytes:
+    def pack(self, book: Book) -> bytes:
         """The whole book."""
         book.flush()
         for epoch, (control, candidate) in book.epochs.items():
@@ -131,7 +130,6 @@ class Writer:
             PackedBook(
                 VERSION,
                 self._digest,
-                at_unix_ns,
                 book.buckets,
                 self._packed,
                 sides,
@@ -146,7 +144,8 @@ class Reader:
 
     def __init__(self, digest: str, buckets: int) -> None:
         self._digest = digest
-        self._buckets = buckets
+        self.buckets = buckets
+        self.bad = False  # what it wrote last could not be read
         self._data = b""
         self._known: Mapping[str, tuple[bytes, bytes]] = {}
         self.book: Book | None = None  # None: nothing that may be merged was read
@@ -156,7 +155,7 @@ class Reader:
         """Whether it is anything new.  ``ValueError`` where it is none: what was read before stays."""
         if data == self._data:
             return False
-        self._data = data
+        self._data, self.bad = data, True
         if len(data) > BYTES_MAX:
             raise ValueError(f"{len(data)} bytes are more than an experiment's counts")
         try:
@@ -165,20 +164,20 @@ class Reader:
             raise ValueError(f"not the counts of an experiment: {error}") from error
         if packed.version != VERSION or len(packed.epochs) > EPOCHS_MAX:
             raise ValueError("the counts of an experiment as another version writes them")
-        self.stranger = packed.digest != self._digest or packed.buckets != self._buckets
+        self.stranger = packed.digest != self._digest or packed.buckets != self.buckets
         self.book = None if self.stranger else self._opened(packed)
-        self._known = packed.epochs
+        self._known, self.bad = packed.epochs, False
         return True
 
     def _opened(self, packed: PackedBook) -> Book:
         before = {} if self.book is None else self.book.epochs
-        book = Book(self._buckets)
+        book = Book(self.buckets)
         for epoch, blobs in packed.epochs.items():
             if blobs == self._known.get(epoch) and epoch in before:
                 book.epochs[epoch] = before[epoch]
                 continue
             pair = (unpack_sums(blobs[0]), unpack_sums(blobs[1]))
-            if any(sums.buckets != self._buckets for sums in pair):
+            if any(sums.buckets != self.buckets for sums in pair):
                 raise ValueError("sums with other buckets than the experiment's")
             book.epochs[epoch] = pair
         book.sides = (unpack_side(packed.sides[0]), unpack_side(packed.sides[1]))

@@ -1,0 +1,171 @@
+"""What hosts tell each other of experiments: which there are, and what each control process counted.
+
+Hash ``experiments``: by name an ``Entry``; the first to write a name fixes its terms, whoever ends it writes
+that.  Hash ``experiment:NAME``: by control process (``Shared.me``) its counts, written whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from proxy.control.experiments.book import Book, merged
+from proxy.control.experiments.experiment import Entry, Experiment
+from proxy.control.experiments.packing import Reader, Writer
+from proxy.control.shared import Shared
+from scoring.compare_sums import BUCKETS
+
+_log = logging.getLogger("legato.experiments")
+
+NAMES: Final = "experiments"
+TTL_S: Final = 30 * 86_400.0
+#: Entries, and control processes of one experiment, that are looked at; further ones are left aside.
+ENTRIES_MAX: Final = 64
+HOSTS_MAX: Final = 256
+_ENTRY_BYTES_MAX: Final = 256 * 1024
+#: What does not change is written again after this, lest it be gone.
+_RENEW_NS: Final = 86_400_000_000_000
+
+_read_entry = msgspec.msgpack.Decoder(Entry)
+
+
+class Hosts:
+    """Writes what is this host's, reads what others wrote."""
+
+    def __init__(self) -> None:
+        self._writers: dict[str, Writer] = {}
+        self._readers: dict[str, dict[str, Reader]] = {}
+        self._written: dict[str, tuple[bytes, int]] = {}  # by hash and field: what, and when
+        self._forgotten: list[str] = []
+
+    # ------------------------------------------------------------ which there are
+
+    async def entries(self, shared: Shared) -> dict[str, Entry]:
+        """All experiments that any host knows."""
+        out: dict[str, Entry] = {}
+        fields = await shared.fetch(NAMES)
+        for name, data in sorted(fields.items())[:ENTRIES_MAX]:
+            entry = _entry(data)
+            if entry is not None and entry.spec.name == name:
+                out[name] = entry
+        return out
+
+    async def agree(self, shared: Shared, experiment: Experiment, entries: dict[str, Entry]) -> None:
+        """Make an experiment known, and what became of it."""
+        if experiment.conflict:
+            return
+        name, mine = experiment.spec.name, experiment.entry
+        theirs = entries.get(name)
+        if theirs is None:
+            held = await shared.put_new(NAMES, name, msgspec.msgpack.encode(mine), TTL_S)
+            theirs = _entry(held)
+            if theirs is None:
+                return
+        if not same(theirs, mine):
+            experiment.conflict = True
+            _log.error("experiment %s: another host runs another one of this name, nothing is merged", name)
+            return
+        if theirs.since_unix_ns < mine.since_unix_ns:
+            mine = replace(mine, since_unix_ns=theirs.since_unix_ns, by=theirs.by)
+            experiment.entry = mine
+        more = (theirs.running and not mine.running) or (theirs.final is None and mine.final is not None)
+        if more or self._due(name, shared):
+            data = msgspec.msgpack.encode(mine)
+            if len(data) <= _ENTRY_BYTES_MAX:
+                await shared.put(NAMES, {name: data}, TTL_S)
+            self._written[name] = (b"", shared.now_unix_ns())
+
+    def _due(self, name: str, shared: Shared) -> bool:
+        known = self._written.setdefault(name, (b"", shared.now_unix_ns()))
+        return shared.now_unix_ns() - known[1] >= _RENEW_NS
+
+    # ------------------------------------------------------------ what was counted
+
+    async def share(self, shared: Shared, experiment: Experiment) -> None:
+        """Write what was counted here, merge what was counted elsewhere."""
+        name = experiment.spec.name
+        where = f"experiment:{name}"
+        now_unix_ns = shared.now_unix_ns()
+        if experiment.split is not None:
+            writer = self._writers.setdefault(name, Writer(experiment.spec.digest))
+            data = writer.pack(experiment.book)
+            before, at_unix_ns = self._written.get(where, (b"", 0))
+            if data != before or now_unix_ns - at_unix_ns >= _RENEW_NS:
+                await shared.put(where, {shared.me: data}, TTL_S)
+                self._written[where] = (data, now_unix_ns)
+        fields = await shared.fetch(where)
+        fields.pop(shared.me, None)
+        if not experiment.counting:
+            return  # its figures became final meanwhile
+        self._read(experiment, dict(sorted(fields.items())[:HOSTS_MAX]), len(fields))
+
+    def _read(self, experiment: Experiment, fields: dict[str, bytes], found: int) -> None:
+        readers = self._readers.setdefault(experiment.spec.name, {})
+        if experiment.split is None:
+            self._take_buckets(experiment, fields)
+        new, unread = False, found - len(fields)
+        for who, data in fields.items():
+            reader = readers.get(who)
+            if reader is None or reader.buckets != experiment.book.buckets:
+                reader = readers[who] = Reader(experiment.spec.digest, experiment.book.buckets)
+            try:
+                new = reader.read(data) or new
+            except ValueError as error:
+                _log.warning("experiment %s: %s", experiment.spec.name, error)
+            unread += reader.bad
+        for who in readers.keys() - fields.keys():
+            del readers[who]
+            new = True
+        books = [reader.book for reader in readers.values() if reader.book is not None]
+        experiment.strangers = sum(reader.stranger for reader in readers.values())
+        experiment.unread = unread
+        experiment.hosts = len(books) + (experiment.split is not None)
+        if new:
+            experiment.others = merged(books, experiment.book.buckets) if books else None
+            experiment.stale()
+
+    def _take_buckets(self, experiment: Experiment, fields: dict[str, bytes]) -> None:
+        """Who counts nothing itself goes by those who do."""
+        for data in fields.values():
+            reader = Reader(experiment.spec.digest, BUCKETS)
+            try:
+                reader.read(data)
+            except ValueError:
+                continue
+            buckets = 1 if reader.stranger else BUCKETS
+            if buckets != experiment.book.buckets:
+                experiment.book, experiment.clustered = Book(buckets), buckets > 1
+            return
+
+    # ------------------------------------------------------------ what is over
+
+    def forget(self, name: str) -> None:
+        """It is among the last ones no more."""
+        self._writers.pop(name, None)
+        self._readers.pop(name, None)
+        self._written.pop(name, None)
+        self._written.pop(f"experiment:{name}", None)
+        self._forgotten.append(name)
+
+    async def drop_forgotten(self, shared: Shared) -> None:
+        """Take what is over for long away."""
+        if self._forgotten:
+            await shared.drop(NAMES, *self._forgotten)
+            self._forgotten.clear()
+
+
+def same(one: Entry, two: Entry) -> bool:
+    """Whether they are one experiment: the same terms in the same split."""
+    return (one.spec, one.split) == (two.spec, two.split)
+
+
+def _entry(data: bytes) -> Entry | None:
+    if len(data) > _ENTRY_BYTES_MAX:
+        return None
+    try:
+        return _read_entry.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
