@@ -33,11 +33,15 @@ _STREAMS: Final = 20
 TROUBLE_S: Final = 300
 
 
-class Down(NamedTuple):
-    """A backend that cannot be reached; ``why``: in our words."""
+class Down(Protocol):
+    """A backend that cannot be reached."""
 
+    @property
+    def backend(self) -> str: ...
+
+
+class _Down(NamedTuple):
     backend: str
-    why: str = "no connection can be made"
 
 
 class ExperimentAlarm(Protocol):
@@ -62,7 +66,7 @@ class Signals:
         experiments: Callable[[], Iterable[ExperimentAlarm]] = tuple,
     ) -> None:
         self._controller = controller
-        self._down = down or (lambda: reached(controller))
+        self._down = down or (lambda: _unreached(controller))
         self._experiments = experiments
         self._self = Itself()
         self._speeds: dict[Pair, Speeds] = {}
@@ -97,19 +101,19 @@ class Signals:
             yield Verdict("drift", labels, SEVERITY["drift"], rules.drift.hold, said)
 
     def _backends(self) -> Iterator[Verdict]:
-        down = {each.backend: each.why for each in self._down()}
+        down = {each.backend for each in self._down()}
         for spec in self._controller.table.backends:
-            why = down.get(spec.name)
-            fires = why is not None
-            said = Evaluation(fires, not fires, float(fires), 1.0, {}, why or "it is reached")
+            fires = spec.name in down
+            why = "no worker could connect to it" if fires else "it is reached"
+            said = Evaluation(fires, not fires, float(fires), 1.0, {}, why)
             yield Verdict("backend_down", (("backend", spec.name),), SEVERITY["backend_down"], DOWN, said)
 
 
-def reached(controller: Controller) -> Iterator[Down]:
+def _unreached(controller: Controller) -> Iterator[Down]:
     """Backends whose last connection attempt failed in every worker."""
     for backend in controller.workers.backends():
         if not backend.up:
-            yield Down(backend.name)
+            yield _Down(backend.name)
 
 
 def speeds(prefills: Prefills, windows: WindowBook, now_ns: int) -> Iterator[tuple[Pair, Speeds]]:
@@ -226,10 +230,10 @@ def _lag(now: _Seen, before: _Seen) -> Evaluation:
     total = sum(counts)
     if not total:
         return Evaluation(False, False, None, LAG_S, {}, "nothing was measured")
-    reached_, p99_s = 0, now.bounds[-1]
+    so_far, p99_s = 0, now.bounds[-1]
     for bound, count in zip((*now.bounds, now.bounds[-1]), counts, strict=True):
-        reached_ += count
-        if reached_ >= 0.99 * total:
+        so_far += count
+        if so_far >= 0.99 * total:
             p99_s = bound
             break
     fires = p99_s > LAG_S

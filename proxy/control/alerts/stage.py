@@ -229,6 +229,11 @@ class Alerts:
 
     # ------------------------------------------------------------ looking
 
+    @property
+    def judged_ns(self) -> int | None:
+        """The end of the last slot that was judged."""
+        return None if self.judged is None else (self.judged + 1) * SLOT_NS
+
     def counts(self) -> dict[tuple[str, str], int]:
         """By (rule, state): how many are out or wait, of each rule that is watched."""
         out = {(rule, state): 0 for rule in sorted(self.rules.on) for state in ("pending", "firing")}

@@ -8,13 +8,16 @@ when the other died is told again, nothing is lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
 from proxy.control.alerts.exchange import sent_field, sent_fields
 from proxy.control.alerts.life import Alert, Life, Said, message_id
 from proxy.control.alerts.notice import Message, Notice
+
+if TYPE_CHECKING:
+    from proxy.control.notify.sender import NotifierState
 
 #: Where there is no notifier: the message counts as taken by it.
 NOBODY: Final = ""
@@ -28,7 +31,7 @@ class Outbox(Protocol):
     def names(self) -> tuple[str, ...]: ...
     def send(self, message: Message, only: Iterable[str] | None = None) -> None: ...
     def hold(self, notices: Iterable[Notice]) -> None: ...
-    def states(self) -> list[Any]: ...
+    def states(self) -> list[NotifierState]: ...
 
 
 class Teller:

@@ -68,9 +68,9 @@ class Together:
         return synced_ns is None or not 0 <= self._stage.now_ns() - synced_ns <= AWAY_NS
 
     @property
-    def book(self) -> Book:
-        """What is judged."""
-        return self._stage.own if self.alone else self._merged
+    def holds(self) -> bool:
+        """This host had the lease when it last looked."""
+        return self.holder is not None and self.holder == self.me
 
     def restart(self) -> None:
         """The clock jumped."""
@@ -101,14 +101,14 @@ class Together:
         self._judge(now_ns)
         self._agree(now_ns, over)
         stage.teller.note(stage.life, sent)
-        if self.holder == self.me:
+        if self.holds:
             stage.teller.tell(stage.life, now_ns, stage.settings.repeat, stage.said)
         else:
             stage.teller.release()
             stage.teller.tell_ends(stage.life, now_ns, stage.said)
         # So that who takes over knows what this host calls them.
         await self._exchange.say(shared, self._says(now_ns))
-        if self.holder == self.me:
+        if self.holds:
             await self._tidy(shared, sent, now_ns)
 
     async def _write_news(self, shared: Shared) -> None:
