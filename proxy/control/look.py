@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
+from proxy.control.experiments import words
 from proxy.control.experiments.views import Reason
 from proxy.control.record import iso_time
 from proxy.control.scope import DEGRADED, Degraded, Share
@@ -24,16 +25,7 @@ WARNING: Final = (
     "and take each request for independent, which requests of one session are not. To decide, start an "
     "experiment."
 )
-TITLES: Final = {
-    "good": "good requests",
-    "errors": "failed requests",
-    "fluidity": "fluidity",
-    "with_misses": "streams with a missed deadline",
-    "deadline_misses": "missed deadlines",
-    "ttft": "TTFT, mean",
-    "log_ttft": "TTFT, geometric mean",
-    "normalized_latency": "time per output token",
-}
+TITLES: Final = words.TITLES | {"with_misses": "streams with a miss"}
 _REASONS: Final = {
     "interval": "the interval tells the two apart no more than it shows them alike",
     "too_few": "either arm needs 50 requests that have it (for an interval of a mean 10)",
@@ -213,12 +205,11 @@ def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _metric(each: Look) -> LookMetric:
-    metric = METRIC[each.metric]
     return LookMetric(
         metric=each.metric,
         title=TITLES[each.metric],
-        unit="seconds" if metric.relative else "log_seconds" if metric.name == "log_ttft" else "ratio",
-        better="more" if metric.better > 0 else "less",
+        unit=words.unit_of(each.metric),
+        better="more" if METRIC[each.metric].better > 0 else "less",
         control=_digits(each.control),
         candidate=_digits(each.candidate),
         effect=_digits(each.effect),
