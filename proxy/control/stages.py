@@ -16,6 +16,9 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.config import Config
+from proxy.control.alerts.stage import Alerts
+from proxy.control.api_alerts import STRUCTS as ALERT_STRUCTS
+from proxy.control.api_alerts import alerts_router
 from proxy.control.api_backends import STRUCTS as BACKEND_STRUCTS
 from proxy.control.api_backends import backends_router
 from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
@@ -27,6 +30,7 @@ from proxy.control.experiments.health import Health
 from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
 from proxy.control.guard import Changes, Guard
+from proxy.control.notify.sender import Sender
 from proxy.control.sharing import Sharing, Sync
 from proxy.control.snapshot import Watched
 from proxy.link import Table
@@ -38,6 +42,7 @@ _log = logging.getLogger("legato.control")
 
 #: What the routes below answer, for the OpenAPI document.
 STRUCTS: Final[tuple[type[Struct], ...]] = (
+    *ALERT_STRUCTS,
     *BACKEND_STRUCTS,
     *COMPARE_STRUCTS,
     *EXPERIMENT_STRUCTS,
@@ -66,6 +71,17 @@ class Stages:
         self.experiments = Experiments(self.weights, controller.workers, clock.unix_ns)
         self.experiments.configure(config.experiment, controller.table)
         controller.add_sink(self.experiments)
+        self.alerts = Alerts(config.alerts, controller, down=self.health.down)
+        controller.add_sink(self.alerts)
+        self.sender = Sender(
+            config.alerts.notify,
+            instance=controller.instance,
+            version=controller.version,
+            unix_ns=clock.unix_ns,
+            monotonic_ns=clock.monotonic_ns,
+            on_sent=self.alerts.teller.taken,
+        )
+        self.alerts.teller.outbox = self.sender
         self._failed = 0
         self.sharing = self._join(exports.fleet)
         controller.show(self.watched)
@@ -74,6 +90,7 @@ class Stages:
         """About once a second."""
         self._try("health", lambda: self.health.tick(self._controller.workers.backends()))
         self._try("experiments", self.experiments.tick)
+        self.alerts.tick()
 
     def reload(self, config: Config, table: Table) -> None:
         """The configuration was read anew: ``table`` is what it says."""
@@ -81,6 +98,8 @@ class Stages:
         self.weights.set_file(table)
         self.health.configure(config.ejection)
         self.experiments.configure(config.experiment, table)
+        self.alerts.configure(config.alerts)
+        self.sender.configure(config.alerts.notify)
 
     def renew(self) -> None:
         """Send every worker the table once more: files that it names were written anew."""
@@ -88,23 +107,28 @@ class Stages:
 
     def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What is to run as long as the process does, by name."""
-        return [] if self.sharing is None else [("sharing", self.sharing.run())]
+        jobs: list[tuple[str, Coroutine[Any, Any, None]]] = [("telling", self.sender.run())]
+        return jobs if self.sharing is None else [*jobs, ("sharing", self.sharing.run())]
 
     async def close(self, deadline_s: float) -> None:
         """Hand out what is left; nobody is waited for longer than ``deadline_s``."""
-        if self.sharing is not None:
-            await self.sharing.close(deadline_s)
+        await self.sender.close(deadline_s / 2)
+        if self.sharing is not None:  # what was told just now, too
+            await self.sharing.close(deadline_s / 2)
 
     def watched(self) -> Watched:
         """For every snapshot."""
         return Watched(
             experiments=self.experiments.stats(),
             ejected=self.health.ejected(),
+            alerts=self.alerts.counts(),
+            notified=self.sender.counts(),
         )
 
     def routers(self, reads: Guard, changes: Changes) -> list[APIRouter]:
         """The routes of those who are composed here, each guarded."""
         return [
+            alerts_router(self.alerts, reads),
             backends_router(self._controller, self.health, reads),
             compare_router(self._controller, reads),
         ]
@@ -125,6 +149,7 @@ class Stages:
         parts: list[tuple[str, Sync]] = [
             ("weights", self.weights.sync),
             ("experiments", self.experiments.sync),
+            ("alerts", self.alerts.sync),
         ]
         sharing = Sharing(fleet.shared, parts)
         self._controller.watch_exporter(sharing.failures, dict)
