@@ -24,9 +24,12 @@ from proxy.control.api_backends import backends_router
 from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
 from proxy.control.api_compare import compare_router
 from proxy.control.api_experiments import STRUCTS as EXPERIMENT_STRUCTS
+from proxy.control.api_mirrors import STRUCTS as MIRROR_STRUCTS
+from proxy.control.api_mirrors import mirrors_router
 from proxy.control.core import Controller
 from proxy.control.experiments.experiments import Experiments
 from proxy.control.experiments.health import Health
+from proxy.control.experiments.pairs import Pairs
 from proxy.control.experiments.weights import Weights
 from proxy.control.exports import Exports
 from proxy.control.guard import Changes, Guard
@@ -46,6 +49,7 @@ STRUCTS: Final[tuple[type[Struct], ...]] = (
     *BACKEND_STRUCTS,
     *COMPARE_STRUCTS,
     *EXPERIMENT_STRUCTS,
+    *MIRROR_STRUCTS,
 )
 #: Failures of a part that are logged; none of them ends the process.
 _LOGGED_MOST: Final = 10
@@ -71,7 +75,12 @@ class Stages:
         self.experiments = Experiments(self.weights, controller.workers, clock.unix_ns)
         self.experiments.configure(config.experiment, controller.table)
         controller.add_sink(self.experiments)
-        self.alerts = Alerts(config.alerts, controller, down=self.health.down)
+        self.pairs = Pairs(clock.monotonic_ns)
+        controller.add_sink(lambda batch: self._try("pairs", lambda: self.pairs(batch)))
+        controller.add_mirror(lambda batch: self._try("pairs", lambda: self.pairs.copies(batch)))
+        self.alerts = Alerts(
+            config.alerts, controller, down=self.health.down, experiments=self.experiments.alarms
+        )
         controller.add_sink(self.alerts)
         self.sender = Sender(
             config.alerts.notify,
@@ -90,6 +99,7 @@ class Stages:
         """About once a second."""
         self._try("health", lambda: self.health.tick(self._controller.workers.backends()))
         self._try("experiments", self.experiments.tick)
+        self._try("pairs", self.pairs.sweep)
         self.alerts.tick()
 
     def reload(self, config: Config, table: Table) -> None:
@@ -123,6 +133,7 @@ class Stages:
             ejected=self.health.ejected(),
             alerts=self.alerts.counts(),
             notified=self.sender.counts(),
+            mirrored=self.pairs.results(self._controller.workers.not_copied()),
         )
 
     def routers(self, reads: Guard, changes: Changes) -> list[APIRouter]:
@@ -131,6 +142,7 @@ class Stages:
             alerts_router(self.alerts, reads),
             backends_router(self._controller, self.health, reads),
             compare_router(self._controller, reads),
+            mirrors_router(self._controller, self.pairs, reads),
         ]
 
     def _try(self, name: str, act: Callable[[], None]) -> None:
