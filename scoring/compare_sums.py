@@ -115,7 +115,7 @@ class ArmSums:
         """
         theirs = [each for each in observed if each.outcome != Outcome.PROXY_ERROR]
         if theirs:
-            rows = np.array([_values(each) for each in theirs], dtype=np.int64)
+            rows = np.array([values_of(each) for each in theirs], dtype=np.int64)
             self.add_rows(np.array([each.bucket for each in theirs]), rows[:, 0].T, rows[:, 1].T)
         self.recorded += len(observed) - len(theirs)
 
@@ -206,8 +206,8 @@ def sums_of(epochs: Sequence[ArmSums], metric: Metric) -> Sums:
     )
 
 
-def _values(one: Observed) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """y and x of each metric, in the order of ``ALL``."""
+def values_of(one: Observed) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """y and x of each metric, in the order of ``ALL``: exact, in the metric's unit."""
     judged = one.result in (SloResult.GOOD, SloResult.BAD)
     met, missed = min(one.met, _MOST_TOKENS), min(one.missed, _MOST_TOKENS)
     total = met + missed

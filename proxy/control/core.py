@@ -127,7 +127,7 @@ class Controller:
         for each in settled:
             self.prompts.settled(each.facts)
             self.prefills.settled(each)
-        for sink in self._sinks:
+        for sink in self._sinks if settled else ():
             sink(settled)
 
     def _book(self, batch: Sequence[Settled]) -> None:

@@ -183,7 +183,7 @@ class Facts(Struct, array_like=True):
     asked: Asked | None = None  # only where tracing is configured
     assignment: Assignment | None = None  # None: no split decided
     mirror_of: str | None = None  # a copy for a shadow backend: the id of the request whose copy it is
-    copied: bool = False  # a copy of this request was sent to a shadow backend
+    copied: str | None = None  # the shadow backend to which a copy of this request went
 
     @property
     def assigned(self) -> str | None:

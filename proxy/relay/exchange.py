@@ -113,7 +113,7 @@ class Exchange:
         self.connected_ns: int | None = None
         self.attempts = 1
         self.peer: str | None = None
-        self.copied = False
+        self.copied: str | None = None  # the shadow that has a copy
         self.blocked: list[tuple[int, int]] = []
         self.delay_counts = delays.new()
         self.delay_sum_ns = 0

@@ -97,7 +97,7 @@ class Mirrors:
             copy = Copy(self, worker, spec, pool, exchange)
             self.copies.add(copy)
             self._flying[spec.backend] += 1
-            exchange.copied = True
+            exchange.copied = spec.backend
             worker.loop.call_soon(copy.begin, exchange)
         except Exception as error:  # whatever is wrong with a copy must not reach the request
             report("a copy", error)
