@@ -88,7 +88,16 @@ class Overrides:
     def say(
         self, split: str, arms: Mapping[str, int] | None, author: str, reason: str, at_unix_ns: int | None
     ) -> None:
-        """Somebody changed a split of the file here: that is newer than all that this host knows."""
+        """Somebody changed a split of the file here: that is newer than all that this host knows.
+
+        With ``at_unix_ns`` it is something that several hosts say by themselves: whoever has heard it from
+        another one says nothing new.
+        """
+        held = self._held.get(split)
+        if at_unix_ns is not None and held is not None:
+            told = (None if arms is None else dict(arms), author, reason)
+            if told == (held.arms, held.author, held.reason):
+                return
         at_ns = self._unix_ns() + self._offset_ns if at_unix_ns is None else at_unix_ns
         at_ns = max(at_ns, self._seen_ns.get(split, 0) + 1)
         self._seen_ns[split] = at_ns

@@ -90,6 +90,20 @@ def test_two_who_speak_at_once_end_alike() -> None:
     assert fleet.arms() == [fleet.arms()[0]] * 3
 
 
+def test_what_all_hosts_say_by_themselves_is_one_word() -> None:
+    fleet = Hosts(0.0, 30.0)
+    at = fleet.now()
+    fleet.pass_s(1)
+    for host in fleet.hosts:
+        host.weights.override("ab", HALF, author="experiment x", reason="worse", seq_unix_ns=at)
+        fleet.rounds(1)
+    overrides = [host.weights.splits()[0].override for host in fleet.hosts]
+    assert [override and override.at_unix_ns for override in overrides] == [at, at]
+    fleet.put(0, AB)
+    fleet.rounds()
+    assert fleet.arms() == [AB, AB]
+
+
 def test_a_host_that_restarts_hears_what_the_others_go_by() -> None:
     fleet = Hosts(0.0, 3600.0)
     fleet.put(0, HALF)
