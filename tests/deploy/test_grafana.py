@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,13 @@ import pytest
 import yaml
 
 from deploy.grafana import build
-from proxy.exporters.catalog import BY_NAME, CATALOG
-from proxy.exporters.vocabulary import Values
-from tests.helpers.promql import OF_COUNTERS, OF_GAUGES, Selector, read, selectors
+from proxy.exporters.catalog import CATALOG
+from tests.helpers.promcheck import faults, known_as
+from tests.helpers.promql import Selector, selectors
 
 GRAFANA = Path(build.__file__).parent
 Json = dict[str, Any]
 
-#: Labels that Prometheus gives to what it scrapes.
-TARGET = {"job", "instance"}
-#: Of vLLM: what its documentation names.  (kind, labels)
-ENGINE = {
-    "vllm:time_to_first_token_seconds": ("histogram", {"model_name", "engine"}),
-    "vllm:inter_token_latency_seconds": ("histogram", {"model_name", "engine"}),
-    "vllm:num_requests_running": ("gauge", {"model_name", "engine"}),
-    "vllm:num_requests_waiting": ("gauge", {"model_name", "engine"}),
-    "vllm:kv_cache_usage_perc": ("gauge", {"model_name", "engine"}),
-}
 #: Exported, and on no panel: why.
 NOT_SHOWN: dict[str, str] = {}
 #: Grafana's own.
@@ -180,74 +170,6 @@ def test_links_lead_to_the_requests_behind_the_numbers() -> None:
 # ---------------------------------------------------------------- queries against the catalog
 
 
-def _kind(name: str) -> tuple[str, set[str], Mapping[str, Values]] | None:
-    """How a series of this name is to be read, its labels, and those that have a closed list."""
-    kind: str
-    closed: Mapping[str, Values]
-    base = re.sub(r"_(bucket|count|sum)$", "", name)
-    for known, suffix in ((name, ""), (base, name[len(base) :])):
-        if known in BY_NAME:
-            metric = BY_NAME[known]
-            kind, labels, closed = metric.kind, set(metric.labels), metric.closed
-        elif known in ENGINE:
-            (kind, labels), closed = ENGINE[known], {}
-        else:
-            continue
-        if (kind == "histogram") != bool(suffix):
-            continue  # a histogram has no series of its bare name, others none with a suffix
-        labels = labels | TARGET | ({"le"} if suffix == "_bucket" else set())
-        return ("counter" if kind == "histogram" else kind), labels, closed
-    return None
-
-
-def faults(expr: str, legend: str = "") -> list[str]:
-    """What is wrong with a query, held against the catalog."""
-    try:
-        found = read(expr)
-    except ValueError as error:
-        return [str(error)]
-    out = [fault for selector in found.selectors for fault in _faults_of(selector)]
-    shown = {label for one in found.selectors for call in one.inside for label in call.by}
-    bare = {label for one in found.selectors if not any(call.by for call in one.inside) for label in TARGET}
-    out += [f"legend: {label}" for label in re.findall(r"{{(\w+)}}", legend) if label not in shown | bare]
-    return out + [f"matched by {label}" for label in found.matched - shown]
-
-
-def _faults_of(selector: Selector) -> Iterator[str]:
-    known = _kind(selector.name)
-    if known is None:
-        yield f"{selector.name} is not exported"
-        return
-    kind, labels, closed = known
-    for label, _, value in selector.matchers:
-        if label not in labels:
-            yield f"{selector.name} has no label {label}"
-        elif label in closed and not value.startswith("$") and set(value.split("|")) - set(closed[label]):
-            yield f"{label} is never {value}"
-    for call in selector.inside:
-        for label in call.by:
-            if label not in labels:
-                yield f"{selector.name} has no label {label} to be summed by"
-    yield from _faults_of_calls(selector, kind)
-
-
-def _faults_of_calls(selector: Selector, kind: str) -> Iterator[str]:
-    names = [call.name for call in selector.inside]
-    around = names[-1] if names else ""
-    if kind == "counter" and around not in OF_COUNTERS:
-        yield f"{selector.name} is a counter and is not rated"
-    if kind == "gauge" and around in OF_COUNTERS:
-        yield f"{selector.name} is a gauge and is rated"
-    if (selector.window is not None) != (around in OF_COUNTERS | OF_GAUGES):
-        yield f"{selector.name}: a window belongs to a function of windows, and to nothing else"
-    if "histogram_quantile" in names:
-        summed = [call for call in selector.inside if call.name == "sum"]
-        if not selector.name.endswith("_bucket") or not summed or "le" not in summed[-1].by:
-            yield f"{selector.name}: a quantile needs _bucket summed by le"
-    elif selector.name.endswith("_bucket"):
-        yield f"{selector.name} outside a quantile"
-
-
 @pytest.mark.parametrize("asked", list(queries()), ids=lambda asked: asked.where)
 def test_every_query_asks_for_what_is_exported(asked: Asked) -> None:
     assert faults(asked.expr, asked.legend) == []
@@ -257,7 +179,7 @@ def test_variables_ask_for_what_is_exported() -> None:
     found = list(series_of_variables())
     assert len(found) == 4
     for selector, label in found:
-        known = _kind(selector.name)
+        known = known_as(selector.name)
         assert known is not None, selector.name
         assert {label, *(name for name, _, _ in selector.matchers)} <= known[1], selector.name
 

@@ -17,8 +17,16 @@ from typing import Final
 AGGREGATIONS: Final = frozenset({"sum", "min", "max", "avg", "count", "topk", "bottomk", "quantile"})
 #: Functions of a counter over a window, and of a gauge over one.
 OF_COUNTERS: Final = frozenset({"rate", "irate", "increase", "resets"})
-OF_GAUGES: Final = frozenset({"changes", "delta", "deriv", "max_over_time", "min_over_time", "avg_over_time"})
-_PLAIN: Final = frozenset({"histogram_quantile", "clamp_min", "clamp_max", "abs", "time", "vector", "scalar"})
+OF_GAUGES: Final = frozenset(
+    {"changes", "delta", "deriv", "max_over_time", "min_over_time", "avg_over_time"}
+) | {
+    "quantile_over_time",
+    "count_over_time",
+    "last_over_time",
+}
+_PLAIN: Final = frozenset(
+    {"histogram_quantile", "clamp_min", "clamp_max", "abs", "time", "vector", "scalar"}
+) | {"absent"}
 _MATCHING: Final = frozenset({"on", "ignoring", "group_left", "group_right"})
 _WORDS: Final = frozenset({"and", "or", "unless", "bool", "offset"})
 
@@ -30,10 +38,11 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """A function or an aggregation; ``by`` are an aggregation's labels, in the order given."""
+    """A function or an aggregation; ``by`` or ``without``: an aggregation's labels, in the order given."""
 
     name: str
     by: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,11 @@ class _Scanner:
         if name in _MATCHING:
             self.found.matched.update(self._labels())
         elif name in AGGREGATIONS:
-            by: tuple[str, ...] = ()
-            if self._peek() == "by":
-                self._next()
-                by = self._labels()
-            self._arguments(inside, Call(name, by))
+            how: dict[str, tuple[str, ...]] = {}
+            if self._peek() in {"by", "without"}:
+                _, word = self._next()
+                how[word] = self._labels()
+            self._arguments(inside, Call(name, **how))
         elif name in OF_COUNTERS | OF_GAUGES | _PLAIN:
             self._arguments(inside, Call(name))
         elif self._peek() == "(":

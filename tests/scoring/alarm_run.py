@@ -150,22 +150,31 @@ class Planted(NamedTuple):
         return min(self.found_s.values(), default=None)
 
 
-def plant(name: str, seed: int, per_s: float, rules: Rules) -> Planted:
-    """Two hours of healthy traffic, the incident, and half an hour."""
+def planted(name: str, seed: int, per_s: float) -> tuple[Traffic, float, float]:
+    """Two hours of healthy traffic, the incident, and half an hour; when it begins and ends, in seconds."""
     incident = {**INCIDENTS, **MILDER}[name]
     at_s = 7_200 + np.random.default_rng(seed + 1_000_000).uniform(0, 60)
     end_s = at_s + incident.length_s
-    traffic = simulate(seed, (end_s + 1_800) / 3_600, per_s, incident, at_s)
+    return simulate(seed, (end_s + 1_800) / 3_600, per_s, incident, at_s), at_s, end_s
+
+
+def plant(name: str, seed: int, per_s: float, rules: Rules) -> Planted:
+    """What the rules say of an incident."""
+    traffic, at_s, end_s = planted(name, seed, per_s)
+    return found(name, run(traffic, rules, (*SOON, "drift")), at_s, end_s)
+
+
+def found(name: str, fired: list[Fired], at_s: float, end_s: float) -> Planted:
+    """Which of ``fired`` told of it, and when."""
     wanted = ("drift",) if name.startswith("decode") else SOON
-    fired = run(traffic, rules, (*SOON, "drift"))
-    found: dict[str, float] = {}
+    told: dict[str, float] = {}
     for each in fired:
         if each.rule in wanted and at_s <= each.from_s <= end_s:
-            found.setdefault(each.rule, each.from_s - at_s)
+            told.setdefault(each.rule, each.from_s - at_s)
     ends = [each.until_s for each in fired if each.from_s >= at_s]
     last_s = None if None in ends else max((end for end in ends if end is not None), default=None)
     early = sum(each.from_s < at_s for each in fired)
-    return Planted(found, None if last_s is None else last_s - end_s, early)
+    return Planted(told, None if last_s is None else last_s - end_s, early)
 
 
 def healthy(seed: int, per_s: float, rules: Rules, calm: bool = False) -> list[Fired]:
@@ -203,14 +212,15 @@ def days(seeds: Iterable[int], per_s: float, rules: Rules) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for seed in seeds:
         day = simulate(seed, 24, per_s)
-        worst = (
-            (day.missed, day.settled),
-            (day.failed, day.tried),
-            (day.overdue, day.streams),
-        )
-        shares = ", ".join(f"{_worst_minute(part, whole):.0%}" for part, whole in worst)
+        shares = ", ".join(f"{share:.0%}" for share in worst_minutes(day))
         fired, calm = run(day, rules), healthy(seed, per_s, rules, calm=True)
         yield f"| {seed} | {int(day.tried.sum()):,} | {shares} | {_named(fired)} | {_named(calm)} |"
+
+
+def worst_minutes(day: Traffic) -> list[float]:
+    """The largest shares in a minute: of requests that missed a deadline, that failed, of streams overdue."""
+    parts = (day.missed, day.settled), (day.failed, day.tried), (day.overdue, day.streams)
+    return [_worst_minute(part, whole) for part, whole in parts]
 
 
 def _worst_minute(part: Ints, whole: Ints) -> float:
