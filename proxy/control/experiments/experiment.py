@@ -25,6 +25,9 @@ SETTLING_NS: Final = 600_000_000_000
 #: Metrics of which the guardrail asks whether the candidate is surely worse by the margin.
 GUARDED: Final = ("good", "errors")
 _EJECTIONS_MAX: Final = 16
+#: A worker's picture of what is in flight is a moment older than its counts, by a part of a second at most:
+#: this part of what was assigned in the last two looks may be in flight and not in the picture.
+_FRESH_PART: Final = 4
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -134,7 +137,8 @@ class Experiment:
         self._lose(seen.lost)
         for arm, side in enumerate(self.book.sides):
             running = self._at(arm, seen.in_flight)
-            side.in_flight = min(running + self._fresh[0][arm] + self._fresh[1][arm], self._open(arm))
+            fresh = (self._fresh[0][arm] + self._fresh[1][arm]) // _FRESH_PART
+            side.in_flight = min(running + fresh, self._open(arm))
             if not self.entry.running:
                 continue
             backend = seen.backends.get(self.arms[arm])

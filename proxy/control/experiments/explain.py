@@ -187,7 +187,10 @@ def _hour(total: Book) -> HourView | None:
     shares = [side.hours / max(int(side.hours.sum()), 1) for side in total.sides]
     if not all(side.hours.any() for side in total.sides):
         return None
-    hour = int(abs(shares[CONTROL] - shares[CANDIDATE]).argmax())
+    apart = abs(shares[CONTROL] - shares[CANDIDATE])
+    if not apart.any():
+        return None
+    hour = int(apart.argmax())
     return HourView(hour, round(float(shares[CONTROL][hour]), 4), round(float(shares[CANDIDATE][hour]), 4))
 
 
