@@ -80,6 +80,13 @@ class Lane:
             self._remind_at_ns = self._means.monotonic_ns() + REMIND_NS
             self._wake.set()
 
+    def replace(self, notifier: Notifier) -> None:
+        """The same one with other settings: what waits is tried with them at once."""
+        self.notifier = notifier
+        self.backlog.not_before_ns = 0
+        self.backlog.reachable(self._means.monotonic_ns())
+        self._wake.set()
+
     def close(self) -> None:
         """Try what waits once more, then end."""
         self._closing = True

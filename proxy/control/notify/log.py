@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import ClassVar, Final
 
@@ -12,6 +13,7 @@ from proxy.control.notify.base import Kind, Notifier, Outcome
 
 _log = logging.getLogger("legato.alerts")
 
+_NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]")
 #: So many of one message have a line of their own.
 _MOST_LINES: Final = 50
 _TAKEN: Final = Outcome(taken=True, said="written")
@@ -41,7 +43,7 @@ def line(notice: Notice) -> str:
         "state": notice.state,
         "rule": notice.rule,
         "severity": notice.severity,
-        **notice.labels,
+        **{_NOT_A_NAME.sub("_", name): text for name, text in notice.labels.items()},
         "summary": notice.summary,
         "value": None if notice.value is None else f"{notice.value:.6g}",
         "threshold": f"{notice.threshold:.6g}",

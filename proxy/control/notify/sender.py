@@ -72,7 +72,7 @@ class Sender:
                 continue
             notifier = build(settings, self._origin, self._means.unix_ns)
             if name in self._lanes and self._lanes[name].notifier.kind == notifier.kind:
-                self._lanes[name].notifier = notifier
+                self._lanes[name].replace(notifier)
             else:
                 self._remove(name)
                 self._lanes[name] = Lane(notifier, self._means)
