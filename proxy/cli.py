@@ -1,4 +1,4 @@
-"""The command ``legato``: serve, check, report, score, freeze, demo, version.
+"""The command ``legato``: serve, check, report, score, freeze, compare, experiment, demo, version.
 
 Nothing heavy is imported before a command needs it: ``legato --help`` answers at once.
 """
@@ -217,11 +217,13 @@ def _summary(path: str | None, config: Config) -> str:
 def _register() -> None:
     """Add the commands that live elsewhere; their modules import what is heavy when they run."""
     from deploy.demo import command as demo
-    from proxy.commands import freeze, report, score
+    from proxy.commands import compare, experiment, freeze, report, score
 
     report.register(app)
     score.register(app)
     freeze.register(app)
+    compare.register(app)
+    experiment.register(app)
     demo.register(app)
 
 

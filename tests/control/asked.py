@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
-from fastapi import APIRouter
+import uvicorn
+from fastapi import APIRouter, FastAPI
 from starlette.testclient import TestClient
 
 from proxy.control.api import create_app
 from proxy.control.core import Controller
 from proxy.control.guard import Changes, Guard
 from proxy.control.stages import Stages
+from tests.helpers.procs import eventually
 
 
 class _Parts:
@@ -32,13 +37,7 @@ def asking(
     sends: str | None = None,
 ) -> TestClient:
     """A client at ``address`` that asks by the name ``host`` and sends that token."""
-    app = create_app(
-        control,
-        config=dict,
-        token=lambda: token,
-        write_token=lambda: write_token,
-        stages=cast(Stages, _Parts(routers)),
-    )
+    app = _app(control, routers, token, write_token)
     headers = {} if sends is None else {"authorization": f"Bearer {sends}"}
     return TestClient(
         app,
@@ -47,6 +46,42 @@ def asking(
         headers=headers,
         raise_server_exceptions=False,
     )
+
+
+def _app(
+    control: Controller,
+    routers: Callable[[Guard, Changes], list[APIRouter]],
+    token: str | None,
+    write_token: str | None,
+) -> FastAPI:
+    return create_app(
+        control,
+        config=dict,
+        token=lambda: token,
+        write_token=lambda: write_token,
+        stages=cast(Stages, _Parts(routers)),
+    )
+
+
+@contextmanager
+def listening(
+    control: Controller,
+    routers: Callable[[Guard, Changes], list[APIRouter]],
+    *,
+    token: str | None = None,
+    write_token: str | None = None,
+) -> Iterator[str]:
+    """The same served over HTTP in a thread, for commands; its URL."""
+    app = _app(control, routers, token, write_token)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", proxy_headers=False))
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+        thread.start()
+        eventually(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join(5)
 
 
 def wrong(answer: Any) -> tuple[int, str, str]:

@@ -127,6 +127,7 @@ class Written:
     def __init__(self, *views: ExperimentView) -> None:
         self.held = list(views)
         self.said: list[tuple[str, ...]] = []
+        self.specs: list[ExperimentSpec] = []
 
     def start(self, spec: ExperimentSpec, author: str) -> None:
         """Refuses a name that was used, and a backend against itself."""
@@ -135,6 +136,7 @@ class Written:
         if spec.control == spec.candidate:
             raise ExperimentError("both are one", "name two")
         self.said.append(("start", spec.name, author))
+        self.specs.append(spec)
         self.held.append(picture(spec.name, by=author, since="2026-11-21T03:14:07.412Z"))
 
     def stop(self, name: str, author: str, reason: str) -> None:
