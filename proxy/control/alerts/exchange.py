@@ -90,6 +90,10 @@ class HostSays(Struct, frozen=True, array_like=True):
     verdicts: list[LocalVerdict]
     incidents: dict[str, Incident]  # by key
     worst: dict[str, tuple[Worst, ...]]  # by key
+    again: tuple[int, int] = (
+        0,
+        0,
+    )  # how often older slots were written late, and the oldest of the last time
 
 
 Rows = list[tuple[str, str, str, list[int]]]
@@ -107,6 +111,9 @@ class Exchange:
         self._written: int | None = None  # the newest slot that was written
         self._minute: int | None = None  # the newest minute
         self._read: int | None = None
+        self.again = (0, 0)  # as ``HostSays.again``
+        self._seen_again: dict[str, int] = {}
+        self._read_from: int | None = None  # somebody wrote older slots: they are read anew
 
     def forget(self) -> None:
         """Slots were renumbered: everything is written and read anew."""
@@ -119,7 +126,10 @@ class Exchange:
         head = own.head
         first = max(own.begun, head - BACK)
         if self._written is not None:
+            late = first < self._written < head - LATE
             first = max(first, self._written - LATE)
+            if late:
+                self.again = (self.again[0] + 1, first)
         for slot in range(first, head + 1):
             if tallies := own.tallies(slot):
                 await shared.put(_tens(slot), {shared.me: pack(tallies)}, SLOTS_TTL_S)
@@ -138,6 +148,8 @@ class Exchange:
         merged.advance(slot)
         known = self._read
         first = slot - BACK if known is None else max(known - LATE, slot - BACK)
+        if self._read_from is not None:
+            first = max(min(first, self._read_from), slot - BACK)
         if known is None or slot - known > BACK:
             await self._read_minutes(shared, merged, first)
         slots = range(first, slot + 1)
@@ -149,7 +161,7 @@ class Exchange:
             if tallies:
                 merged.begin(at)
             merged.replace(at, tallies)
-        self._read = slot
+        self._read, self._read_from = slot, None
 
     async def _read_minutes(self, shared: Shared, merged: Book, before: int) -> None:
         last = before // _MINUTE  # the slots from ``before`` on tell the rest
@@ -175,6 +187,11 @@ class Exchange:
         old = [host for host, told in heard.items() if says.at_ns - told.at_ns > SAID_TTL_S * 10**9]
         if old:
             await shared.drop(SAID, *old)
+        for host, told in heard.items():
+            times, slot = told.again
+            if times != self._seen_again.get(host, 0) and slot > 0:
+                self._read_from = slot if self._read_from is None else min(slot, self._read_from)
+        self._seen_again = {host: told.again[0] for host, told in heard.items()}
         return {host: told for host, told in heard.items() if host not in old}
 
 

@@ -88,15 +88,18 @@ class Teller:
         if self.outbox is None or self.names == (NOBODY,):
             self.taken(NOBODY, message)
             return
-        wanted: dict[tuple[Notice, ...], list[str]] = {}
+        wanted: dict[tuple[int, ...], list[str]] = {}
         for name in self.names:
-            left = tuple(each for each in message.notices if _field(each, name) not in self._sent)
+            left = tuple(
+                at for at, each in enumerate(message.notices) if _field(each, name) not in self._sent
+            )
             if left:
                 wanted.setdefault(left, []).append(name)
-        for notices, names in wanted.items():
-            if len(notices) == len(message.notices) and len(names) == len(self.names):
+        for left, names in wanted.items():
+            if len(left) == len(message.notices) and len(names) == len(self.names):
                 self.outbox.send(message)
             else:
+                notices = tuple(message.notices[at] for at in left)
                 self.outbox.send(replace(message, id=message_id(notices), notices=notices), names)
 
     # ------------------------------------------------------------ what was taken

@@ -24,6 +24,7 @@ from proxy.control.alerts.life import Alert
 from proxy.control.alerts.notice import Worst
 from proxy.control.alerts.rings import SLOT_NS, Book
 from proxy.control.shared import Shared
+from scoring.alarm_rule import Evaluation
 
 if TYPE_CHECKING:
     from proxy.control.alerts.stage import Alerts
@@ -37,6 +38,8 @@ WAIT_NS: Final = 4_000_000_000
 #: What a host says counts for so long; what it called an alert for longer, since it may have died.
 _HEARD_NS: Final = 30_000_000_000
 _CALLED_NS: Final = 300_000_000_000
+#: Of so many alerts a host tells the requests that show them.
+_WORST_MOST: Final = 64
 #: Slots that were missed are judged one by one, up to so many.
 _CATCH_UP: Final = 3
 #: When more is written than this, what is old is taken away.
@@ -164,22 +167,20 @@ class Together:
 
     def _says(self, now_ns: int) -> HostSays:
         stage = self._stage
-        alerts = [alert for alert in stage.life.alerts.values() if alert.phase.state != "ok"]
         slot = now_ns // SLOT_NS
-        own = {
-            alert.key: tuple(stage.own_worst(stage.last[alert.key], slot))
-            for alert in alerts
-            if alert.key in stage.last
-        }
+        # Also of what does not fire yet: whoever tells of it first knows the requests of all.
+        near = [verdict for verdict in stage.last.values() if _near(verdict.said)][:_WORST_MOST]
+        own = {verdict.key: tuple(stage.own_worst(verdict, slot)) for verdict in near}
         return HostSays(
             now_ns,
             [LocalVerdict.of(verdict) for verdict in stage.local],
             {
                 alert.key: Incident(alert.incident, alert.fired_ns, alert.number)
-                for alert in alerts
+                for alert in stage.life.firing()
                 if alert.fired_ns is not None
             },
             {key: worst for key, worst in own.items() if worst},
+            self._exchange.again,
         )
 
     def _agree(self, now_ns: int, over: set[str]) -> None:
@@ -205,6 +206,10 @@ def _order(each: Incident) -> tuple[bool, int, str]:
 
 def _incident(alert: Alert) -> Incident:
     return Incident(alert.incident, alert.fired_ns or 0, alert.number)
+
+
+def _near(said: Evaluation) -> bool:
+    return said.fires or (said.value is not None and said.value >= said.threshold / 2)
 
 
 def _graver(one: Verdict, other: Verdict) -> bool:

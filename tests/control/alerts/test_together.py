@@ -1,0 +1,159 @@
+"""Several hosts and one store: everybody's traffic is judged, one host tells, nothing is lost with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.control.alerts.hosts import GROUP, Host, World
+
+
+def thin(host: Host) -> None:
+    """Two requests a minute; from the fifteenth minute on they fail."""
+    second = round(host.world.now_s)
+    if second % 30 == 10 * int(host.name[-1]):
+        bad = second > 900
+        host.ends(failed=int(bad), good=int(not bad))
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_what_is_too_thin_on_each_host_fires_on_all_together(hosts: int) -> None:
+    world = World(hosts, shared=True)
+    world.run(1_020, thin)
+    told = world.of("errors", "firing")
+    assert len(told) == (1 if hosts == 3 else 0), "once, by one of them; two a minute are no reason"
+    if told:
+        (notice,) = told[0].notices
+        assert notice.labels == GROUP
+        assert notice.figures["hits"] >= 5
+        assert len({worst.id.split("-")[0] for worst in notice.worst}) == 3, "requests of all hosts"
+
+
+def busy(host: Host) -> None:
+    """A healthy second until the third minute, then all fail."""
+    bad = host.world.now_s > 180
+    host.ends(good=0 if bad else 2, failed=2 if bad else 0)
+
+
+@pytest.mark.parametrize("slow_s", [0, 3, 12])
+def test_a_holder_killed_in_mid_incident(slow_s: float) -> None:
+    world = World(3, shared=True, settings={"repeat": "5m"}, slow_s=slow_s)
+    world.run(200, busy)
+    # Until the holder has handed it over: at the worst moment nobody else knows whether it was told.
+    while not any(host.out.waiting or world.told for host in world.hosts):
+        world.run(1, busy)
+    holder = next(host for host in world.hosts if host.out.waiting or host.alerts.together.holds)
+    holder.alive = False
+    killed_s = world.now_s
+    world.run(60, busy)
+    firing = world.of("errors", "firing")
+    assert 1 <= len(firing) <= 2, "nothing lost, nothing told more than twice"
+    assert len({each.notices[0].incident for each in firing}) == 1
+    assert firing[-1].at_s <= killed_s + 30 + slow_s
+    world.run(400, lambda host: host.ends(good=2))
+    over = world.of("errors", "resolved")
+    assert len(over) == 1
+    assert over[0].host != holder.name
+    assert over[0].notices[0].incident == firing[0].notices[0].incident
+
+
+def test_the_one_who_takes_over_goes_on_repeating() -> None:
+    world = World(2, shared=True, settings={"repeat": "5m"})
+    world.run(260, busy)
+    (first,) = world.of("errors", "firing")
+    next(host for host in world.hosts if host.name == first.host).alive = False
+    world.run(540, busy)
+    numbers = [each.notices[0].number for each in world.of("errors", "firing")]
+    assert numbers == [0, 1], "the second one five minutes after the first, by the other host"
+    assert world.of("errors", "firing")[1].host != first.host
+
+
+def test_all_hosts_show_the_same_alert_and_one_is_reminded_of_it() -> None:
+    world = World(3, shared=True)
+    world.run(260, busy)
+    incidents = {alert.incident for host in world.hosts for alert in host.alerts.life.firing()}
+    assert len(incidents) == 1
+    assert [len(host.out.held) for host in world.hosts].count(1) == 1
+    assert len(world.told) == 1
+
+
+def test_a_host_that_comes_into_an_incident_calls_it_as_the_others_do() -> None:
+    world = World(2, shared=True)
+    world.run(260, busy)
+    world.hosts.append(world.host("host2"))
+    world.run(60, busy)
+    assert len(world.told) == 1
+    incidents = {alert.incident for host in world.hosts for alert in host.alerts.life.firing()}
+    assert len(incidents) == 1
+    for host in world.hosts[:2]:
+        host.alive = False
+    world.run(30, busy)
+    world.run(300, lambda host: host.ends(good=4))
+    assert [each.host for each in world.of("errors", "resolved")] == ["host2"]
+
+
+def test_a_new_host_knows_what_is_usual_from_the_past_hour() -> None:
+    """A tenth of the requests always miss: nobody who comes now takes the next bad minute for a spike."""
+
+    def usual(host: Host) -> None:
+        second = round(host.world.now_s)
+        bad = second % 3 == 0
+        host.ends(missed=2 if bad else 0, good=0 if bad else 2)
+
+    world = World(1, shared=True)
+    world.run(1_500, usual)
+    assert not world.of("spike", "firing")
+    world.hosts[0].alive = False
+    world.hosts.append(world.host("host1"))
+    world.run(90, usual)
+    said = world.hosts[1].alerts.last['spike{backend="default",model="llama",slo="default"}'].said
+    assert said.evidence["usual_share"] == pytest.approx(1 / 3, abs=0.03)
+    assert said.evidence["usual_requests"] > 2_000
+
+
+@pytest.mark.parametrize("away_s", [8, 60])
+def test_while_the_store_is_away_each_host_judges_and_tells_by_itself(away_s: int) -> None:
+    world = World(2, shared=True)
+    world.run(175, busy)
+    world.place.away = True
+    world.run(away_s, busy)
+    if away_s == 60:
+        assert sorted(each.host for each in world.of("errors", "firing")) == ["host0", "host1"]
+        assert all(host.alerts.together.alone for host in world.hosts)
+    world.place.away = False
+    world.run(60, busy)
+    assert not any(host.alerts.together.alone for host in world.hosts)
+    told = len(world.of("errors", "firing"))
+    assert told == (2 if away_s == 60 else 1), "rather twice than never, and not again after it"
+    world.run(400, lambda host: host.ends(good=2))
+    ended = [each.notices[0].incident for each in world.of("errors", "resolved")]
+    begun = {each.notices[0].incident for each in world.of("errors", "firing")}
+    assert set(ended) == begun, "what was told to have begun is told to be over"
+    assert len(ended) <= told
+
+
+def test_the_slots_of_an_outage_of_the_store_are_told_after_it() -> None:
+    world = World(2, shared=True)
+    world.run(100, lambda host: host.ends(good=1))
+    world.place.away = True
+    world.run(100, lambda host: host.ends(good=1))
+    world.place.away = False
+    world.run(20)
+    for host in world.hosts:
+        book = host.alerts.together._merged
+        assert book.head is not None
+        slots = [
+            sum(tally.judged for tally in book.tallies(at).values())
+            for at in range(book.head - 22, book.head)
+        ]
+        assert sum(slots) == pytest.approx(400, abs=2)
+        assert max(slots) <= 20
+
+
+def test_what_another_version_wrote_is_passed_over() -> None:
+    world = World(1, shared=True)
+    world.run(12, lambda host: host.ends(good=1))
+    for name, fields in world.place.hashes.items():
+        if name.startswith("alerts:"):
+            fields["stranger"] = b"\xc1 nonsense"
+    world.run(30, lambda host: host.ends(good=1))
+    assert not world.hosts[0].alerts.together.alone
