@@ -24,6 +24,7 @@ from proxy.control.api_backends import backends_router
 from proxy.control.api_compare import STRUCTS as COMPARE_STRUCTS
 from proxy.control.api_compare import compare_router
 from proxy.control.api_experiments import STRUCTS as EXPERIMENT_STRUCTS
+from proxy.control.api_experiments import experiments_router
 from proxy.control.api_mirrors import STRUCTS as MIRROR_STRUCTS
 from proxy.control.api_mirrors import mirrors_router
 from proxy.control.core import Controller
@@ -142,6 +143,7 @@ class Stages:
             alerts_router(self.alerts, reads),
             backends_router(self._controller, self.health, reads),
             compare_router(self._controller, reads),
+            experiments_router(self.experiments, self.weights, reads, changes),
             mirrors_router(self._controller, self.pairs, reads),
         ]
 
