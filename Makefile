@@ -34,9 +34,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Two at a time, a file's tests in one process and in order; then what nothing may run beside.
+# Three at a time for two processors, as many tests wait; a file's tests stay together and in order.  Then what
+# nothing may run beside.
 test: lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 format: $(VENV)/.installed-dev

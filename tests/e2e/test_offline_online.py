@@ -29,8 +29,6 @@ from tests.helpers.pacer import Pacer, Plan, pacer
 from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.truth import Line, judged, raw_of, trace_lines
 
-pytestmark = pytest.mark.alone
-
 STREAMS = 260
 SLOW = 3
 MS = 1_000_000

@@ -30,8 +30,6 @@ from tests.helpers.upstream import (
     sse,
 )
 
-pytestmark = pytest.mark.alone
-
 BYTES_PER_TOKEN = 2.5
 #: Tokens that each model's chat template adds.
 TEMPLATES = {"plain": 0, "chatty": 150}

@@ -42,7 +42,9 @@ def test_after_a_thousand_streams_everything_is_as_before(tmp_path: Path) -> Non
 
         def as_before() -> bool:
             # A closed connection stays on its shelf until the next sweep, at most a second later.
-            return take_census(worker, census) <= held
+            now = take_census(worker, census)
+            assert now <= held, now - held  # the cause that a failure names
+            return True
 
         def settled(booked: int) -> None:
             eventually(lambda: open_files(worker) <= files, 15, "the end of every connection", 0.1)
