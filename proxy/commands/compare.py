@@ -271,7 +271,7 @@ def drawn(page: Page, trouble: str = "") -> Group:
     for title, sentences in page.sections:
         if sentences:
             parts += [Text(), Text(title, style="bold")]
-            parts += [Padding(Text(plain(sentence)), (0, 0, 0, 2)) for sentence in sentences]
+            parts += [Padding(Text(plain(sentence)), (0, 0, 0, 2), expand=False) for sentence in sentences]
     return Group(*parts)
 
 
