@@ -217,11 +217,12 @@ def _summary(path: str | None, config: Config) -> str:
 def _register() -> None:
     """Add the commands that live elsewhere; their modules import what is heavy when they run."""
     from deploy.demo import command as demo
-    from proxy.commands import compare, experiment, freeze, report, score
+    from proxy.commands import alerts, compare, experiment, freeze, report, score
 
     report.register(app)
     score.register(app)
     freeze.register(app)
+    alerts.register(app)
     compare.register(app)
     experiment.register(app)
     demo.register(app)

@@ -5,7 +5,6 @@ No message holds a part of a URL, a secret or a token.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from pydantic import SecretStr
@@ -36,7 +35,7 @@ def first_line(path: str) -> SecretStr:
 
 def notify_findings(alerts: Alerts, tree: Tree) -> Iterator[Finding]:
     """What does not go together."""
-    names = Counter(each.called for each in alerts.notify)
+    names: set[str] = set()
     for index, each in enumerate(alerts.notify):
         loc: Loc = ("alerts", "notify", index)
         if not each.kinds:
@@ -45,9 +44,10 @@ def notify_findings(alerts: Alerts, tree: Tree) -> Iterator[Finding]:
         if len(each.kinds) > 1:
             yield loc, f"{' and '.join(each.kinds)} in one entry: make an entry of its own for each"
             continue
-        if names[each.called] > 1:
+        if each.called in names:
             at = (*loc, "name") if each.name else loc
             yield at, f"{each.called!r} is the name of another one too: give each a name of its own"
+        names.add(each.called)
         if told := each.webhook or each.slack or each.alertmanager:
             yield from _over_http((*loc, each.kinds[0]), told, tree)
 
