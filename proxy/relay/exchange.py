@@ -387,6 +387,8 @@ class Exchange:
             self._timer = None
         if self._blocked_from_ns is not None:
             self._unblock(at_ns)
+            if self.connection is not None:
+                self.connection.resume()  # it may carry another request
         if self.first_byte_ns is None and self.connection is not None:
             self.first_byte_ns = self.connection.first_byte_ns  # of what never became a head
         if self.tap is not None:
