@@ -304,16 +304,16 @@ class Experiments:
             return
         if entry.since_unix_ns < experiment.entry.since_unix_ns:
             experiment.entry = replace(experiment.entry, since_unix_ns=entry.since_unix_ns, by=entry.by)
-        if entry.running or not experiment.entry.running:
-            return
-        experiment.see(self._seen(), self._unix_ns())
-        experiment.entry = entry
-        if entry.final is not None:
-            experiment.finish(entry.final)
+        ends_here = experiment.entry.running and not entry.running
+        if ends_here:
+            experiment.see(self._seen(), self._unix_ns())
+            experiment.entry = replace(entry, final=None)
+            self._mark()
+            if entry.state == "aborted":
+                self._send_back(experiment)
+        if entry.final is not None and experiment.entry.final != entry.final:
+            experiment.finish(entry.final)  # the first to say it is who all show
         self._views = None
-        self._mark()
-        if entry.state == "aborted":
-            self._send_back(experiment)
 
     def _join(self, entry: Entry) -> None:
         split: SplitSpec | None = None

@@ -146,7 +146,7 @@ class Reader:
         self._digest = digest
         self.buckets = buckets
         self.bad = False  # what it wrote last could not be read
-        self._data = b""
+        self._data: bytes | None = None
         self._known: Mapping[str, tuple[bytes, bytes]] = {}
         self.book: Book | None = None  # None: nothing that may be merged was read
         self.stranger = False  # it counts for other terms

@@ -11,6 +11,7 @@ Traffic is synthetic; assignments, their counts and sessions come from the data 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -231,8 +232,9 @@ class Host:
         name = f"{self.name}.{self.lab.number}"
         return Host(self.lab, self.name, self.table, self.workers, MemoryShared(self.lab.place, name))
 
-    async def sync(self) -> None:
-        await self.experiments.sync(self.shared)
+    def sync(self) -> None:
+        """Tell and hear."""
+        asyncio.run(self.experiments.sync(self.shared))
 
 
 class Lab:
