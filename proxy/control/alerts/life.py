@@ -22,8 +22,9 @@ from scoring.alarm_rule import Evaluation, Hold, Phase
 HISTORY: Final = 200
 #: What is over and was told stays at hand so long, for the host that has to say so.
 OVER_NS: Final = 900 * 10**9
-#: While a backend is down, what that does to its groups is shown and not told.
+#: While a backend is down, and for a while after it, what that does to its groups is shown and not told.
 _HELD: Final = frozenset({"spike", "errors", "stalled", "drift"})
+_HELD_AFTER_NS: Final = 90 * 10**9
 #: Nobody speaks of these any more when they are over; of groups nobody does when they have no requests.
 _ENDS_WITH_ITS_CAUSE: Final = frozenset({"backend_down", "experiment", "proxy"})
 _GONE: Final = Evaluation(False, True, None, 0.0, {}, "")
@@ -50,6 +51,7 @@ class Alert:
     told_ns: int | None = None
     told_end: bool = False
     held_by: str | None = None  # the key of the alert that explains it
+    was_held: bool = False
     alone: bool = False  # it was told by this host while it could not ask the others
     peak: float | None = None
     shown: Evaluation | None = None  # what was said of it when it last fired
@@ -107,7 +109,7 @@ class Life:
         for key in self.alerts.keys() - seen:
             gone = self.alerts[key].rule in _ENDS_WITH_ITS_CAUSE
             self._move(self.alerts[key], _GONE if gone else _NOTHING, now_ns)
-        self._hold_back()
+        self._hold_back(now_ns)
         for incident in [i for i, a in self.over.items() if now_ns - (a.resolved_ns or 0) > OVER_NS]:
             del self.over[incident]
 
@@ -151,11 +153,13 @@ class Life:
             if alert.told_ns is not None:
                 alert.told_ns = min(alert.told_ns, now_ns)
 
-    def _hold_back(self) -> None:
-        down = {a.named.get("backend"): a.key for a in self.firing() if a.rule == "backend_down"}
+    def _hold_back(self, now_ns: int) -> None:
+        lately = [a for a in self.over.values() if now_ns - (a.resolved_ns or 0) < _HELD_AFTER_NS]
+        down = {a.named.get("backend"): a.key for a in [*lately, *self.firing()] if a.rule == "backend_down"}
         for alert in self.alerts.values():
             held = alert.rule in _HELD and alert.phase.state == "firing"
             alert.held_by = down.get(alert.named.get("backend")) if held else None
+            alert.was_held |= alert.held_by is not None
 
     # ------------------------------------------------------------ telling
 
@@ -167,7 +171,9 @@ class Life:
                 found.setdefault((alert.rule, "resolved"), []).append(self.notice(alert, now_ns, said))
         for alert in self.firing():
             again = alert.told_ns is not None and bool(repeat_ns) and now_ns - alert.told_ns >= repeat_ns
-            if alert.held_by is None and (alert.number == 0 or again):
+            # What was held back and is calm by now was part of what is over.
+            first = alert.number == 0 and (alert.said.fires or not alert.was_held)
+            if alert.held_by is None and (first or again):
                 found.setdefault((alert.rule, "firing"), []).append(self.notice(alert, now_ns, said))
         return [
             Message(message_id(notices), rule, state, tuple(notices))

@@ -187,10 +187,14 @@ class Alerts:
 
     def own_worst(self, verdict: Verdict, slot: int) -> list[Worst]:
         """This host's."""
-        found = [
-            worst for key in self._shown_by(verdict) for worst in self.worsts.of(key, slot, verdict.kind)
-        ]
-        return sorted(found, key=rank, reverse=True)[:WORST]
+        kinds: tuple[Kind, ...] = ("missed", "failed") if verdict.group is None else (verdict.kind,)
+        found = {
+            worst.id: worst
+            for key in self._shown_by(verdict)
+            for kind in kinds
+            for worst in self.worsts.of(key, slot, kind)
+        }
+        return sorted(found.values(), key=rank, reverse=True)[:WORST]
 
     def _shown_by(self, verdict: Verdict) -> Iterator[GroupKey]:
         if verdict.group is not None:
