@@ -1,0 +1,313 @@
+"""One host: what is fed, what fires and when it ends, what is told once, held back, repeated, and never."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.control.alerts.notice import Notice
+from proxy.control.alerts.rings import GROUPS, KEPT, LONG, Book, Tally
+from proxy.control.settle import GroupKey
+from proxy.link import BackendNow, Match, SloSpec
+from proxy.settings.alerts import Alerts as Settings
+from tests.control.alerts.hosts import GROUP, Host, Told, World
+from tests.control.facts import MS, S
+
+SPIKE = 'spike{backend="default",model="llama",slo="default"}'
+
+
+def healthy(host: Host) -> None:
+    host.ends(good=2)
+
+
+def late(host: Host) -> None:
+    host.ends(missed=2)
+
+
+def failing(host: Host) -> None:
+    host.ends(good=1, failed=1)
+
+
+def only(told: list[Told]) -> Notice:
+    (message,) = told
+    (notice,) = message.notices
+    return notice
+
+
+# ---------------------------------------------------------------- from start to end
+
+
+def test_a_spike_is_told_once_with_what_where_since_when_how_bad_and_which_requests() -> None:
+    world = World()
+    world.run(900, healthy)
+    world.run(120, late)
+    notice = only(world.told)
+    assert world.told[0].at_s - 900 <= 60
+    assert (notice.rule, notice.severity, notice.state, notice.number) == ("spike", "page", "firing", 0)
+    assert (notice.key, notice.labels, notice.host) == (SPIKE, GROUP, "host0")
+    assert notice.summary.startswith(
+        f"{notice.value:.0%} of {notice.figures['requests']:.0f} requests of llama on"
+    )
+    assert "missed a deadline in the last minute (usual 0.0%), since 2026-" in notice.summary
+    assert len(notice.worst) == 5
+    assert all("missed" in worst.id and worst.missed for worst in notice.worst)
+    assert notice.url is None
+    assert notice.runbook == "deploy/runbooks/spike.md"
+    world.run(400, healthy)
+    over = only(world.of("spike", "resolved"))
+    assert (over.incident, over.key) == (notice.incident, notice.key)
+    assert over.resolved_unix_ns is not None
+    assert over.fired_unix_ns < over.resolved_unix_ns <= over.at_unix_ns
+    assert len(world.told) == 2
+    (remembered,) = world.hosts[0].alerts.life.history
+    assert remembered.resolved_ns == over.resolved_unix_ns
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "before_s"),
+    [("late", "spike", 0), ("failing", "errors", 0), ("late", "spike", 30), ("failing", "errors", 30)],
+)
+def test_who_starts_into_an_incident_is_told_at_once(name: str, rule: str, before_s: int) -> None:
+    world = World()
+    world.run(before_s, healthy)
+    world.run(61, {"late": late, "failing": failing}[name])
+    assert [told.message.rule for told in world.told] == [rule]
+
+
+def test_one_request_that_hung_and_four_that_failed_are_no_reason() -> None:
+    world = World()
+    world.run(900, healthy)
+    world.hosts[0].ends(missed=1, failed=4)
+    world.run(60)
+    assert not world.told
+
+
+def test_streams_that_wait_are_stalled_and_are_not_while_tokens_come() -> None:
+    world = World()
+    world.run(60, lambda host: host.flies(20, 1, 800.0))
+    assert not world.told
+    world.run(30, lambda host: host.flies(20, 18, 0.0))
+    notice = only(world.told)
+    assert notice.rule == "stalled"
+    assert notice.summary.startswith("18 of 20 streams of llama on default (SLO default) are overdue")
+    world.run(120, lambda host: host.flies(20, 1, 800.0))
+    assert only(world.of("stalled", "resolved")).incident == notice.incident
+
+
+@pytest.mark.parametrize(("rate", "fires"), [(0.0, True), (0.1, False)])
+def test_two_streams_without_any_token_are_enough_after_half_a_minute(rate: float, fires: bool) -> None:
+    world = World()
+    world.run(60, lambda host: host.flies(4, 2, 40.0))
+    calls = iter(range(1_000))
+    # A token now and then is not silence, even if the second of the look had none.
+    world.run(50, lambda host: host.flies(4, 2, rate if next(calls) % 10 == 5 else 0.0))
+    assert [told.message.rule for told in world.told] == ["stalled"] * fires
+
+
+# ---------------------------------------------------------------- what is told, and how often
+
+
+def test_what_fires_for_long_is_repeated() -> None:
+    world = World(settings={"repeat": "10m"})
+    world.run(300, healthy)
+    world.run(1_300, failing)
+    numbers = [told.message.notices[0].number for told in world.of("errors", "firing")]
+    assert numbers == [0, 1, 2]
+    times = [told.at_s for told in world.of("errors", "firing")]
+    assert times[1] - times[0] == pytest.approx(600, abs=10)
+    assert len({told.message.id for told in world.told}) == len(world.told)
+
+
+def test_groups_that_fire_at_once_are_one_message() -> None:
+    world = World()
+
+    def both(host: Host) -> None:
+        host.ends(failed=2)
+        host.ends(failed=2, model="other")
+
+    world.run(70, both)
+    (told,) = world.of("errors", "firing")
+    assert sorted(notice.labels["model"] for notice in told.notices) == ["llama", "other"]
+
+
+def down(up: bool, failed: int) -> Any:
+    def each(host: Host) -> None:
+        host.flies(0, 0, backends=[BackendNow("default", up, 0, 0, 0, 1)])
+        host.ends(failed=failed, good=0 if failed else 2)
+
+    return each
+
+
+def test_a_backend_that_is_down_explains_what_its_requests_suffer() -> None:
+    world = World(backends=["default", "spare"])
+    world.run(300, down(True, 0))
+    world.run(120, down(False, 2))
+    told = {each.message.rule for each in world.told}
+    assert told == {"backend_down"}
+    assert only(world.of("backend_down", "firing")).labels == {"backend": "default"}
+    assert world.told[0].at_s - 300 <= 30
+    alerts = {alert.rule: alert for alert in world.hosts[0].alerts.life.firing()}
+    assert alerts["errors"].held_by == 'backend_down{backend="default"}'
+    world.run(400, down(True, 0))
+    assert {(each.message.rule, each.message.state) for each in world.told} == {
+        ("backend_down", "firing"),
+        ("backend_down", "resolved"),
+    }
+
+
+def test_what_goes_on_when_the_backend_is_back_is_told_then() -> None:
+    world = World(backends=["default"])
+    world.run(300, down(True, 0))
+    world.run(60, down(False, 2))
+    assert {each.message.rule for each in world.told} == {"backend_down"}
+    world.run(140, down(True, 2))
+    assert only(world.of("errors", "firing")).number == 0
+
+
+def test_deadlines_that_follow_the_server_page_nobody_but_failures_do() -> None:
+    live = SloSpec("live", Match(), ((0, 100 * MS),), 50 * MS, pages=False)
+    world = World(slos=[live])
+    world.run(90, lambda host: host.ends(missed=2, slo="live"))
+    assert not world.told
+    world.run(70, lambda host: host.ends(failed=3, slo="live"))
+    assert only(world.of("errors", "firing")).labels["slo"] == "live"
+    assert not world.of("burn_rate", "firing")
+
+
+def test_a_budget_that_burns_is_told_for_the_slo_over_all_backends() -> None:
+    world = World()
+
+    def each(host: Host) -> None:
+        second = round(host.world.now_s)
+        bad = second > 3_600
+        host.ends(failed=int(bad), good=1 - bad, backend=("one", "two")[second % 2])
+
+    world.run(3_600, each)
+    assert not world.told
+    world.run(600, each)
+    notice = only(world.of("burn_rate", "firing"))
+    assert notice.labels == {"slo": "default", "window": "1h/5m"}
+    assert world.of("burn_rate", "firing")[0].at_s - 3_600 == pytest.approx(8.7 * 60, abs=20)
+    assert notice.worst
+
+
+# ---------------------------------------------------------------- clocks
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, -300, -45, 45, 300, 86_400])
+def test_a_clock_that_jumps_fires_nothing_and_judging_goes_on(jump_s: int) -> None:
+    world = World()
+    world.run(700, healthy)
+    world.clock.now_ns += jump_s * S
+    world.run(120, healthy)
+    assert not world.told
+    world.run(70, failing)
+    assert [told.message.rule for told in world.told] == ["errors"]
+
+
+@pytest.mark.parametrize("jump_s", [-7_200, 7_200])
+def test_an_alert_that_fires_goes_on_over_a_jump(jump_s: int) -> None:
+    world = World(settings={"repeat": "off"})
+    world.run(300, healthy)
+    world.run(60, failing)
+    incident = only(world.told).incident
+    world.clock.now_ns += jump_s * S
+    world.run(200, failing)
+    assert len(world.told) == 1
+    world.run(400, healthy)
+    assert only(world.of("errors", "resolved")).incident == incident
+
+
+def test_a_process_that_slept_does_not_take_the_pause_for_calm_or_for_time_that_passed() -> None:
+    world = World()
+    world.run(300, healthy)
+    for clock in (world.clock, world.monotonic):
+        clock.now_ns += 3_600 * S
+    world.run(200, healthy)
+    assert not world.told
+
+
+def test_no_traffic_at_all_ends_what_fires() -> None:
+    world = World()
+    world.run(300, healthy)
+    world.run(60, failing)
+    world.run(1_200)
+    assert only(world.of("errors", "resolved"))
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_a_reload_keeps_what_fires_and_ends_what_nobody_watches() -> None:
+    world = World()
+    world.run(300, healthy)
+    world.run(60, failing)
+    stage = world.hosts[0].alerts
+    stage.configure(world.settings)
+    world.run(20, failing)
+    assert len(world.told) == 1
+    stage.configure(Settings.model_validate({"rules": ("spike",)}))
+    world.run(20, failing)
+    assert only(world.of("errors", "resolved")).summary.startswith("errors of llama on default")
+    assert stage.counts() == {("spike", "pending"): 0, ("spike", "firing"): 0}
+
+
+def test_limits_of_the_settings_are_those_of_the_rules() -> None:
+    world = World(settings={"errors": {"share": "60%"}})
+    world.run(300, healthy)
+    world.run(120, failing)
+    assert not world.told, "half of them fail"
+    world.run(70, lambda host: host.ends(failed=2))
+    assert only(world.told).threshold == pytest.approx(0.6)
+
+
+def test_a_fault_in_judging_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    host = world.hosts[0]
+    host.alerts.life = None  # type: ignore[assignment]
+    world.run(120, healthy)
+    assert host.controller.ledger.settled == 240
+    assert 0 < sum("alerts failed" in record.message for record in caplog.records) <= 10
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def test_a_book_is_bounded_and_the_idlest_group_gives_way() -> None:
+    book = Book()
+    book.advance(1_000)
+    for number in range(3 * GROUPS):
+        key = GroupKey("b", f"m{number}", f"s{number}")
+        for _ in range(2 if number == 7 else 1):
+            book.add(key, 1_000, (1, 0, 1, 0, 1, 0))
+    assert len(book.groups) == GROUPS
+    assert len(book.slos) == GROUPS
+    assert GroupKey("b", "m7", "s7") in book.groups
+    assert max(ring.rows.nbytes for ring in book.groups.values()) <= 14_000
+    assert max(row.nbytes for row in book.slos.values()) <= 18_000
+
+
+@pytest.mark.parametrize("gap", [1, 5, KEPT - 1, KEPT, KEPT + 1, LONG, 10 * LONG])
+def test_what_is_older_than_is_kept_is_gone(gap: int) -> None:
+    key, book = GroupKey("b", "m", "s"), Book()
+    book.advance(10_000)
+    book.add(key, 10_000, (1, 1, 1, 0, 1, 1))
+    book.advance(10_000 + gap)
+    assert book.rows(key, 10_001 + gap, KEPT).sum() == (5 if gap < KEPT else 0)
+    assert book.long("s", 10_001 + gap, LONG) == ((1, 1) if gap < LONG else (0, 0))
+    assert not book.tally(key, 10_000 + gap).tried
+
+
+def test_what_comes_late_is_booked_near_its_time() -> None:
+    key, book = GroupKey("b", "m", "s"), Book()
+    book.advance(99)
+    book.advance(110)
+    for slot in (10, 107, 108, 110, 500):
+        book.add(key, slot, (1, 0, 1, 0, 1, 0))
+    assert [book.tally(key, slot).judged for slot in range(106, 111)] == [0, 2, 1, 0, 2]
+
+
+def test_tallies_add_up_without_overflow() -> None:
+    big = Tally(*[2**31 - 1] * 9)
+    assert big.plus(big) == big
