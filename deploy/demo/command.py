@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deploy.demo.sweep import Promise, Sweep
 
 _FAILED, _UNUSABLE, _INTERRUPTED = 1, 2, 130
+_SECONDS, _REAL_AB_S = 45.0, 110.0  # how long requests arrive
 _PLAIN_EVERY = 15  # simulations of a sweep
 
 
@@ -28,7 +29,12 @@ def demo(
     real: Annotated[
         bool, typer.Option("--real", help="Real llama.cpp servers with a tiny model made on the spot.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=5, max=600, help="How long requests arrive.")] = 45,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=5, max=600, help="How long requests arrive (45; 110 of --real --ab).", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same requests.")] = 0,
     no_live: Annotated[
         bool, typer.Option("--no-live", help="No redrawn table: a line now and then, as in a pipe.")
@@ -36,6 +42,10 @@ def demo(
     picture: Annotated[
         Path | None, typer.Option(help="Write the closing report to this SVG file too.", metavar="FILE")
     ] = None,
+    ab: Annotated[
+        bool,
+        typer.Option("--ab", help="One URL for both: Legato splits the requests, and says which is better."),
+    ] = False,
     sweep: Annotated[
         bool,
         typer.Option(
@@ -63,7 +73,8 @@ def demo(
 
     The engines are simulated (iteration-level scheduling of a GPU, real HTTP) and differ in their scheduler
     only: whole prompts first, or chunked prefill. Both get the same requests. Takes about a minute.
-    --sweep finds how many tokens per second each of them sustains.
+    --ab puts both behind one URL and lets Legato compare them as an experiment; with --real that takes two
+    minutes. --sweep finds how many tokens per second each of them sustains.
     """
     import asyncio
 
@@ -71,8 +82,9 @@ def demo(
 
     console = Console()
     if sweep:
-        if real:
-            raise typer.BadParameter("it runs in virtual time: leave --real out", param_hint="--sweep")
+        for given, flag in ((real, "--real"), (ab, "--ab")):
+            if given:
+                raise typer.BadParameter(f"it runs in virtual time: leave {flag} out", param_hint="--sweep")
         by = _promise(ttft, tbt)
         outcome = _sweep(console, range(seed, seed + (seeds or 3)), by, console.is_terminal and not no_live)
         _keep_sweep(console, outcome, picture, json_file)
@@ -80,7 +92,13 @@ def demo(
     for flag, value in (("--seeds", seeds), ("--ttft", ttft), ("--tbt", tbt), ("--json", json_file)):
         if value is not None:
             raise typer.BadParameter("it belongs to --sweep: add that", param_hint=flag)
-    scenario = _real(console, seed, seconds / 2) if real else _simulated(seed, seconds)
+    if ab and picture is not None:
+        raise typer.BadParameter("there is none of an experiment: leave it out", param_hint="--picture")
+    seconds = (_REAL_AB_S if real and ab else _SECONDS) if seconds is None else seconds
+    if real:
+        scenario = _real(console, seed, seconds if ab else seconds / 2, experiment=ab)
+    else:
+        scenario = _simulated(seed, seconds, experiment=ab)
     try:
         status = asyncio.run(_main(scenario, console, console.is_terminal and not no_live, picture))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -89,13 +107,13 @@ def demo(
     raise typer.Exit(status)
 
 
-def _simulated(seed: int, seconds: float) -> Scenario:
+def _simulated(seed: int, seconds: float, *, experiment: bool) -> Scenario:
     from deploy.demo.scenario import simulated
 
-    return simulated(seed, seconds)
+    return simulated(seed, seconds, experiment=experiment)
 
 
-def _real(console: Console, seed: int, seconds: float) -> Scenario:
+def _real(console: Console, seed: int, seconds: float, *, experiment: bool) -> Scenario:
     """Each server gets the load for ``seconds``.  Exits 2 where packages are missing."""
     from deploy.demo.real import INSTALL, missing, model_path, real
 
@@ -106,7 +124,7 @@ def _real(console: Console, seed: int, seconds: float) -> Scenario:
 
     with console.status("making a tiny model (once)"):
         model = build(model_path(seed), seed)
-    return real(model, seed, seconds)
+    return real(model, seed, seconds, experiment=experiment)
 
 
 async def _main(scenario: Scenario, console: Console, redraw: bool, picture: Path | None) -> int:
@@ -114,6 +132,7 @@ async def _main(scenario: Scenario, console: Console, redraw: bool, picture: Pat
     import asyncio
     import signal
 
+    from deploy.demo import ab
     from deploy.demo.processes import DemoError
     from deploy.demo.run import run
 
@@ -122,6 +141,8 @@ async def _main(scenario: Scenario, console: Console, redraw: bool, picture: Pat
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
+        if scenario.experiment:
+            return await ab.run(scenario, console, redraw=redraw)
         return await run(scenario, console, redraw=redraw, picture=picture)
     except DemoError as error:
         console.print(f"failed: {error}", style="bold red", highlight=False, markup=False)

