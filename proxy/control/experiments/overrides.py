@@ -67,9 +67,10 @@ class Overrides:
 
     def __init__(self, unix_ns: Callable[[], int]) -> None:
         self._unix_ns = unix_ns
-        self._offset_ns = 0  # the store's clock less ours
+        self._offset_ns: int | None = None  # the store's clock less ours, once it was asked
         self._file: dict[str, FileArms] = {}
         self._held: dict[str, Word] = {}
+        self._undated: set[str] = set()  # splits whose words bear our own clock's time
         self._elsewhere: dict[str, Override] = {}
         self._seen_ns: dict[str, int] = {}  # the time of the newest word that was seen of a split
         self._first: dict[str, int] = {}  # ``kept_unix_ns`` of what was found at the first look; 0: nothing
@@ -98,7 +99,9 @@ class Overrides:
             told = (None if arms is None else dict(arms), author, reason)
             if told == (held.arms, held.author, held.reason):
                 return
-        at_ns = self._unix_ns() + self._offset_ns if at_unix_ns is None else at_unix_ns
+        at_ns = self._unix_ns() + (self._offset_ns or 0) if at_unix_ns is None else at_unix_ns
+        if at_unix_ns is None and self._offset_ns is None:
+            self._undated.add(split)
         at_ns = max(at_ns, self._seen_ns.get(split, 0) + 1)
         self._seen_ns[split] = at_ns
         self._held[split] = Word(
@@ -125,6 +128,7 @@ class Overrides:
         fields = await shared.fetch(HASH)
         now_ns = shared.now_unix_ns()
         self._offset_ns = now_ns - self._unix_ns()
+        self._date(self._offset_ns)
         taken: dict[str, Word] = {}
         tell: dict[str, bytes] = {}
         for split in self._file:
@@ -134,11 +138,20 @@ class Overrides:
                 taken[split] = told
             self._first.setdefault(split, 0 if told is None else told.kept_unix_ns)
             mine = self._held.get(split)
-            if mine is not None and _to_tell(mine, told, now_ns):
+            if mine is not None and _to_tell(mine, told):
                 tell[split] = _encoder.encode(msgspec.structs.replace(mine, kept_unix_ns=now_ns))
         if tell:
             await shared.put(HASH, tell, TTL_S)
         return taken
+
+    def _date(self, offset_ns: int) -> None:
+        """Give what was said before the store was first asked its time."""
+        for split in self._undated & self._held.keys():
+            word = self._held[split]
+            at_ns = max(word.at_unix_ns + offset_ns, 0)
+            self._held[split] = msgspec.structs.replace(word, at_unix_ns=at_ns)
+            self._seen_ns[split] = at_ns
+        self._undated.clear()
 
     def _hear(self, split: str, told: Word, now_ns: int) -> bool:
         """Whether it counts here from now on."""
@@ -150,7 +163,7 @@ class Overrides:
         mine = self._held.get(split)
         if mine is not None and told.newness <= mine.newness:
             return False
-        if told.kept_unix_ns == self._first.get(split, told.kept_unix_ns):
+        if mine is None and told.kept_unix_ns == self._first.get(split, told.kept_unix_ns):
             return False  # nobody has said it again since we look: it may be nobody's any more
         self._held[split] = told
         return True
@@ -169,10 +182,12 @@ class Overrides:
         return word if 0 <= word.at_unix_ns < _LAST_NS else None
 
 
-def _to_tell(mine: Word, told: Word | None, now_ns: int) -> bool:
-    """Whether to write a word: one in force always, so that it is known to be; never over a newer one."""
-    if told is not None and told.newness > mine.newness:
-        return False
-    if mine.arms is not None:
-        return True
-    return now_ns - mine.at_unix_ns < _TTL_NS or (told is not None and told.newness < mine.newness)
+def _to_tell(mine: Word, told: Word | None) -> bool:
+    """Whether to write a word: one in force always, so that it is known to be; never over a newer one.
+
+    That there is none any more is said to those who still say the opposite.
+    """
+    if told is None:
+        return mine.arms is not None
+    newer = told.newness < mine.newness
+    return newer or (mine.arms is not None and told.newness == mine.newness)

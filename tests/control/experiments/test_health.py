@@ -240,6 +240,27 @@ def test_what_was_asked_before_it_came_back_is_not_held_against_it() -> None:
     assert watch.view().requests == 0
 
 
+def test_what_fails_while_it_is_out_is_not_held_against_it() -> None:
+    watch = Watch()
+    watch.second(a=(5, 0), b=(0, 10))
+    watch.seconds(18, a=(5, 0))
+    watch.second(a=(5, 0), b=(0, 4))  # somebody forces requests there
+    assert (watch.view().failures, watch.stands()) == (4, (EJECTED, 0.0))
+    watch.seconds(2, a=(5, 0))
+    assert watch.stands() == (RETURNING, 0.1)
+
+
+def test_another_window_counts_from_now_on() -> None:
+    watch = Watch(enabled=False)
+    watch.second(b=(0, 10))
+    watch.health.configure(Ejection(window=2 * S))
+    assert watch.view().requests == 0
+    watch.second(b=(0, 10))
+    assert watch.view().requests == 10
+    watch.seconds(3)
+    assert watch.view().requests == 0
+
+
 # ---------------------------------------------------------------- never the last
 
 

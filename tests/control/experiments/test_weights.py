@@ -253,6 +253,8 @@ def test_so_many_different_weights_are_the_most_of_one_experiment() -> None:
     host.weights.name_epochs({"ab": Named("summer", "a", "b")})
     put(host, {"a": 1, "b": 1000})
     assert host.weights.splits()[0].epoch == "summer|a=1,b=1000"
+    host.weights.name_epochs(NAMED)
+    put(host, {"a": 1, "b": 999})  # it begins anew
 
 
 def curve(backend: str, model: str, ttft_ms: int) -> LearnedCurve:

@@ -15,6 +15,7 @@ from tests.helpers.shared import MemoryShared, Place
 AB = {"a": 90, "b": 10}
 FILE = table({"ab": AB, "cd": {"c": 1, "d": 1}})
 HALF = {"a": 50, "b": 50}
+OTHER = table({"ab": {"a": 80, "b": 20}, "cd": {"c": 1, "d": 1}})
 
 
 class Hosts:
@@ -132,6 +133,52 @@ def test_where_all_hosts_restarted_the_file_has_won(count: int) -> None:
     assert fleet.arms() == [{"a": 1, "b": 3}] * count
 
 
+def test_what_is_said_before_the_store_was_asked_is_newer_than_what_was_left_there() -> None:
+    fleet = Hosts(-3600.0)
+    fleet.put(0, {"a": 1, "b": 3}, "old")
+    fleet.rounds()
+    fleet.restart(0)
+    fleet.put(0, HALF, "new")
+    fleet.rounds()
+    assert fleet.hosts[0].said() == "new"
+    assert b"new" in fleet.place.at(HASH)["ab"]
+
+
+def test_a_word_from_the_future_does_not_stay_for_ever() -> None:
+    fleet = Hosts(0.0, 0.0)
+    far = fleet.now() + 86_400 * S
+    fleet.hosts[0].weights.override("ab", HALF, author="ann", reason="far", seq_unix_ns=far)
+    fleet.rounds()
+    fleet.put(1, {"a": 1, "b": 3})
+    fleet.rounds()
+    assert fleet.arms() == [{"a": 1, "b": 3}] * 2
+
+
+def test_an_override_is_cleared_by_a_host_that_has_not_heard_of_it_yet() -> None:
+    fleet = Hosts(0.0, 0.0)
+    fleet.put(0, HALF)
+    fleet.rounds()
+    fleet.restart(1)
+    fleet.clear(1)
+    fleet.rounds()
+    assert fleet.arms() == [AB, AB]
+
+
+def test_each_word_of_another_host_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Hosts(0.0, 0.0)
+    with caplog.at_level("INFO", logger="legato.weights"):
+        fleet.put(0, HALF)
+        fleet.rounds(5)
+        fleet.clear(0)
+        fleet.rounds(5)
+    assert caplog.messages == [
+        "split ab: weights a 50, b 50 by ann: a try",
+        "split ab: weights a 50, b 50 by ann on another host: a try",
+        "split ab: the file's weights again, by ben: enough",
+        "split ab: the file's weights again by ben on another host: enough",
+    ]
+
+
 def test_the_store_forgets_what_nobody_holds() -> None:
     fleet = Hosts(0.0)
     fleet.put(0, HALF)
@@ -180,7 +227,7 @@ def test_a_host_with_another_file_keeps_its_own_and_says_so() -> None:
     fleet = Hosts(0.0, 0.0, 0.0)
     fleet.put(0, HALF)
     fleet.rounds()
-    fleet.hosts[2].weights.set_file(table({"ab": {"a": 80, "b": 20}, "cd": {"c": 1, "d": 1}}))
+    fleet.hosts[2].weights.set_file(OTHER)
     fleet.rounds()
     assert fleet.arms() == [HALF, HALF, {"a": 80, "b": 20}]
     view = fleet.hosts[2].weights.splits()[0]
@@ -193,6 +240,56 @@ def test_a_host_with_another_file_keeps_its_own_and_says_so() -> None:
     fleet.rounds()
     assert fleet.arms() == [HALF] * 3, "the same file again: the others still go by it"
     assert fleet.hosts[2].weights.splits()[0].elsewhere is None
+
+
+def test_of_two_files_overrides_the_newer_one_is_carried() -> None:
+    fleet = Hosts(0.0, 0.0)
+    fleet.hosts[1].weights.set_file(OTHER)
+    fleet.put(0, HALF, "older")
+    fleet.rounds()
+    fleet.put(1, {"a": 1, "b": 3}, "newer")
+    fleet.rounds()
+    for _ in range(4):
+        fleet.off = {1} - fleet.off
+        fleet.rounds(1)
+        assert b"newer" in fleet.place.at(HASH)["ab"]
+    assert fleet.arms() == [HALF, {"a": 1, "b": 3}], "each by its own file's"
+
+
+def elsewhere(fleet: Hosts, index: int) -> str | None:
+    found = fleet.hosts[index].weights.splits()[0].elsewhere
+    return None if found is None else found.author
+
+
+def test_what_others_go_by_is_shown_as_long_as_they_do() -> None:
+    fleet = Hosts(0.0, 0.0)
+    fleet.hosts[1].weights.set_file(OTHER)
+    fleet.put(0, HALF)
+    fleet.rounds()
+    assert elsewhere(fleet, 1) == "ann"
+    fleet.clear(0)
+    fleet.rounds()
+    assert elsewhere(fleet, 1) is None
+    fleet.put(0, HALF)
+    fleet.hosts[1].weights.override("cd", {"c": 1, "d": 2}, author="ann", reason="keeps the hash")
+    fleet.rounds()
+    assert elsewhere(fleet, 1) == "ann"
+    fleet.restart(0)
+    fleet.rounds(round(TTL_S / 5) + 2)
+    assert "ab" in fleet.place.at(HASH), "it is there, and nobody's"
+    assert elsewhere(fleet, 1) is None
+
+
+def test_a_huge_word_is_nobodys() -> None:
+    fleet = Hosts(0.0)
+    fleet.hosts[0].weights.set_file(OTHER)
+    fleet.place.at(HASH)["ab"] = word({f"backend-{number}": 1 for number in range(10_000)})
+    fleet.place.keep(HASH, TTL_S)
+    fleet.rounds()
+    assert elsewhere(fleet, 0) is None
+    fleet.place.at(HASH)["ab"] = word()
+    fleet.rounds()
+    assert elsewhere(fleet, 0) == "eve"
 
 
 def test_a_file_that_wins_on_all_hosts_one_after_the_other_stays() -> None:
