@@ -223,8 +223,9 @@ def test_a_body_counts_until_it_is_sent(tmp_path: Path) -> None:
         exchange.client.drop_body()
         assert at.worker.body_room == budget - len(STREAMED_CHAT)
         await until(lambda: at.worker.body_room == budget)
+        assert at.worker.mirrors.copies, "it waits for its answer, and holds no body"
 
-    run(tmp_path, script)
+    run(tmp_path, script, hanging)
 
 
 # ---------------------------------------------------------------- how a copy ends
