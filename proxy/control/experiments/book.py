@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -42,7 +42,7 @@ class Side:
 
     __slots__ = (
         "cached", "cached_of", "failed_over", "hours", "in_flight", "load", "lost", "normalized", "prompts",
-        "ticks", "ttft", "unanswered",
+        "ticks", "ttft", "unanswered", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +58,7 @@ class Side:
         self.in_flight = 0
         self.load = 0.0
         self.ticks = 0
+        self.waiting: tuple[list[float], list[float], list[float]] = ([], [], [])  # for the histograms
 
     def add(self, settled: Settled) -> None:
         """One request that the arm itself served, or failed."""
@@ -65,14 +66,23 @@ class Side:
         if usage.cached is not None and usage.prompt is not None:
             self.cached += min(max(usage.cached, 0), usage.prompt)
             self.cached_of += usage.prompt
-        self.prompts.add(max(settled.prompt_tokens, 0))
+        ttft, normalized, prompts = self.waiting
+        prompts.append(max(settled.prompt_tokens, 0))
         ttft_ns = None if settled.score is None else settled.score.ttft_ns
         if ttft_ns is not None:
-            self.ttft.add(max(ttft_ns, 0))
+            ttft.append(max(ttft_ns, 0))
         elif settled.as_stream and settled.outcome in _FAILED:
             self.unanswered += 1
-        if settled.normalized_ns is not None:
-            self.normalized.add(max(settled.normalized_ns, 0))
+        normalized_ns = settled.normalized_ns
+        if normalized_ns is not None:
+            normalized.append(max(normalized_ns, 0))
+
+    def flush(self) -> None:
+        """Book what waits."""
+        for hist, values in zip((self.ttft, self.normalized, self.prompts), self.waiting, strict=True):
+            if values:
+                hist.add_many(np.array(values))
+                values.clear()
 
     def merge(self, other: Side) -> None:
         """Add another's."""
@@ -107,6 +117,8 @@ class Book:
         self.unbooked = 0  # requests that could not be booked: a fault of ours
         self.changed: set[str] = set()  # epochs, since somebody emptied it
         self._waiting: dict[tuple[str, int], list[Observed]] = {}
+        self._assigned = [0, 0]
+        self._recorded = [0, 0]
 
     def epoch(self, name: str) -> Pair | None:
         """The sums under these weights, made where there are none; ``None``: there are too many."""
@@ -146,16 +158,21 @@ class Book:
             sums.assigned += more.buckets
             rest -= int(more.buckets.sum())
         sums.assigned[0] += rest
+        self._assigned[arm] += more.assigned
         self.changed.add(epoch)
 
     def flush(self) -> None:
         """Book what waits."""
+        for side in self.sides:
+            side.flush()
         waiting, self._waiting = self._waiting, {}
         for (epoch, arm), observed_ in waiting.items():
             try:
                 self.epochs[epoch][arm].add_many(observed_)
             except (ValueError, ArithmeticError, IndexError):  # nothing is booked then, and it is told
                 self.unbooked += len(observed_)
+            else:
+                self._recorded[arm] += len(observed_)
             self.changed.add(epoch)
 
     def merge(self, other: Book) -> None:
@@ -169,23 +186,30 @@ class Book:
                 continue
             for one, two in zip(mine, pair, strict=True):
                 one.merge(two)
+            self._count(pair)
         for side, more in zip(self.sides, other.sides, strict=True):
             side.merge(more)
         self.left_out += other.left_out
         self.unbooked += other.unbooked
 
-    def total(self, arm: int, of: Callable[[ArmSums], int]) -> int:
-        """A count of one arm over all weights."""
-        self.flush()
-        return sum(of(pair[arm]) for pair in self.epochs.values())
+    def put(self, epoch: str, pair: Pair) -> None:
+        """What somebody counted under weights that nothing was counted under yet; it is not written to."""
+        self.epochs[epoch] = pair
+        self._count(pair)
+
+    def _count(self, pair: Pair) -> None:
+        for arm, sums in enumerate(pair):
+            self._assigned[arm] += int(sums.assigned.sum())
+            self._recorded[arm] += sums.recorded
 
     def assigned(self, arm: int) -> int:
         """Requests that the arm was assigned."""
-        return self.total(arm, lambda sums: int(sums.assigned.sum()))
+        return self._assigned[arm]
 
     def recorded(self, arm: int) -> int:
         """Requests of the arm that were settled."""
-        return self.total(arm, lambda sums: sums.recorded)
+        self.flush()
+        return self._recorded[arm]
 
 
 def merged(books: Sequence[Book], buckets: int) -> Book:

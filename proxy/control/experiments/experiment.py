@@ -77,6 +77,8 @@ class Experiment:
 
     def __init__(self, entry: Entry, split: SplitSpec | None, seen: Seen) -> None:
         self.entry = entry
+        self.arms = (entry.spec.control, entry.spec.candidate)
+        self._begins = f"{entry.spec.name}|"
         self.split = split
         self.conflict = False  # another host runs another one of this name
         self.strangers = 0  # control processes whose counts are of other terms
@@ -100,11 +102,6 @@ class Experiment:
         return self.entry.spec
 
     @property
-    def arms(self) -> tuple[str, str]:
-        """Control and candidate."""
-        return self.spec.control, self.spec.candidate
-
-    @property
     def counting(self) -> bool:
         """Whether its figures may still change."""
         return self.entry.final is None
@@ -112,11 +109,7 @@ class Experiment:
     def place_of(self, key: Key) -> tuple[str, int] | None:
         """The epoch and the arm of an assignment that counts here; ``None``: it does not."""
         split, backend, epoch = key
-        if (
-            split != self.entry.split
-            or not epoch.startswith(f"{self.spec.name}|")
-            or backend not in self.arms
-        ):
+        if split != self.entry.split or not epoch.startswith(self._begins) or backend not in self.arms:
             return None
         return epoch, self.arms.index(backend)
 
@@ -211,9 +204,11 @@ class Experiment:
 
     def total(self) -> Book:
         """What was counted here and elsewhere.  Not to be written to."""
+        if self.others is None:
+            self.book.flush()
+            return self.book
         if self._total is None:
-            books = [self.book] if self.others is None else [self.book, self.others]
-            self._total = merged(books, self.book.buckets)
+            self._total = merged([self.book, self.others], self.book.buckets)
         return self._total
 
     def compare(self, now_unix_ns: int) -> Comparison:

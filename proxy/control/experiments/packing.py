@@ -174,12 +174,12 @@ class Reader:
         book = Book(self.buckets)
         for epoch, blobs in packed.epochs.items():
             if blobs == self._known.get(epoch) and epoch in before:
-                book.epochs[epoch] = before[epoch]
+                book.put(epoch, before[epoch])
                 continue
             pair = (unpack_sums(blobs[0]), unpack_sums(blobs[1]))
             if any(sums.buckets != self.buckets for sums in pair):
                 raise ValueError("sums with other buckets than the experiment's")
-            book.epochs[epoch] = pair
+            book.put(epoch, pair)
         book.sides = (unpack_side(packed.sides[0]), unpack_side(packed.sides[1]))
         book.left_out, book.unbooked = packed.left_out, packed.unbooked
         return book
