@@ -135,6 +135,6 @@ NOTIFIED: Final = _values(
 MIRRORED: Final = _values(
     completed="Answered to the end.",
     failed="The shadow failed, refused, or was cut off.",
-    timeout="It took longer than `mirror.timeout`, and was given up.",
-    dropped="Not sent: too many were in flight, the worker was busy, or no connection was free.",
+    timeout="It took longer than `mirror.timeout` or any request may, and was given up.",
+    dropped="Not sent, or cut: too many in flight, the worker busy, the shadow not reached a moment before.",
 )
