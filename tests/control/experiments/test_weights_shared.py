@@ -164,6 +164,21 @@ def test_an_override_is_cleared_by_a_host_that_has_not_heard_of_it_yet() -> None
     assert fleet.arms() == [AB, AB]
 
 
+def test_what_was_cleared_since_is_cleared_for_who_comes_late() -> None:
+    fleet = Hosts(0.0, 0.0, 0.0)
+    fleet.put(1, HALF)
+    fleet.rounds()
+    fleet.restart(2)
+    fleet.off = {2}
+    fleet.put(2, {"a": 1, "b": 3})
+    fleet.pass_s(1)
+    fleet.clear(0)
+    fleet.rounds()
+    fleet.off = set()
+    fleet.rounds(5)
+    assert fleet.arms() == [AB] * 3
+
+
 def test_each_word_of_another_host_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Hosts(0.0, 0.0)
     with caplog.at_level("INFO", logger="legato.weights"):
