@@ -28,6 +28,7 @@ COMPARED = (
     ("legato", "nginx"),
     ("everything", "legato"),
     ("redis away", "legato"),
+    ("mirrored", "legato"),
     ("legato again", "legato"),
 )
 

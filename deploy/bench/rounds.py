@@ -18,6 +18,7 @@ from deploy.bench.backing import backing, kept_busy, scraping
 from deploy.bench.loads import Load
 from deploy.bench.processes import Cores, command_line, cpu_ns, family, free_port, pinned, rss_bytes, started
 from deploy.bench.programs import BenchError, Programs, make_certificate
+from deploy.bench.shadow import check_copies, hanging, write_config
 from deploy.bench.summaries import summaries
 from deploy.bench.targets import Command, Target, legato_tls
 
@@ -102,22 +103,27 @@ def running(bench: Bench, target: Target, tls: bool) -> Iterator[Running]:
     with (
         started(upstream, upstream_port, bench.cores.load, bench.folder / "upstream.log"),
         backing(bench.folder, bench.cores.load) if target.backed else nullcontext() as behind,
+        hanging() if target.shadow else nullcontext() as shadow,
     ):
+        file, url = bench.folder / f"{port}.yaml", f"http://127.0.0.1:{upstream_port}"
+        listen, admin = f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}"
         if behind is not None:
-            listen, admin = f"127.0.0.1:{port}", f"127.0.0.1:{admin_port}"
-            file = bench.folder / f"{port}.yaml"
-            behind.write_config(file, f"http://127.0.0.1:{upstream_port}", listen, admin)
+            behind.write_config(file, url, listen, admin)
+        if shadow is not None:
+            write_config(file, url, shadow, listen, admin)
         command = _command(bench, target, tls)
         if command is None:
             yield Running(target, upstream_port, admin_port, upstream_port, None)
             return
-        arguments = command(port, admin_port, f"http://127.0.0.1:{upstream_port}", bench.folder)
+        arguments = command(port, admin_port, url, bench.folder)
         log = bench.folder / f"{target.name.replace(' ', '-')}.log"
         with started(arguments, port, bench.cores.proxy, log) as process:
             _settle(target, port, admin_port)
             meanwhile = kept_busy(behind, target, admin_port) if behind is not None else nullcontext()
             with meanwhile:
                 yield Running(target, port, admin_port, upstream_port, process.pid)
+            if target.shadow:
+                check_copies(admin_port)
 
 
 def _command(bench: Bench, target: Target, tls: bool) -> Command | None:

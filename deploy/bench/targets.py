@@ -23,6 +23,12 @@ class Target:
     tls: bool = False  # can listen on TLS
     backed: bool = False  # Redis, a collector and scrapes beside it: everything on
     redis_away: bool = False  # ... and Redis stops answering before the load comes
+    shadow: bool = False  # every request is copied to a backend that hangs
+
+    @property
+    def asked(self) -> bool:
+        """Only where it is named."""
+        return self.backed or self.shadow
 
 
 def _legato(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]:
@@ -30,7 +36,7 @@ def _legato(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]
     return [*base, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
 
 
-def _everything(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]:
+def _configured(port: int, admin: int, upstream: str, folder: Path) -> Sequence[str]:
     file = folder / f"{port}.yaml"  # written by who starts what stands in it
     return [sys.executable, "-m", "proxy.cli", "serve", "--config", str(file)]
 
@@ -79,17 +85,18 @@ LEGATO = Target("legato", _legato, 2000, admin=True, tls=True)
 AGAIN = Target("legato again", _legato, 2000, admin=True, tls=True)
 NAIVE = Target("naive", _naive, 400)
 NGINX = Target("nginx", _nginx, 4000)
-EVERYTHING = Target("everything", _everything, 2000, admin=True, backed=True)
-REDIS_AWAY = Target("redis away", _everything, 2000, admin=True, backed=True, redis_away=True)
+EVERYTHING = Target("everything", _configured, 2000, admin=True, backed=True)
+REDIS_AWAY = Target("redis away", _configured, 2000, admin=True, backed=True, redis_away=True)
+MIRRORED = Target("mirrored", _configured, 2000, admin=True, shadow=True)
 
 
 def available() -> list[Target]:
     """Every target that can run here."""
     nginx = [NGINX] if shutil.which("nginx") else []
     backed = [EVERYTHING, REDIS_AWAY] if shutil.which("redis-server") else []
-    return [DIRECT, LEGATO, AGAIN, NAIVE, *nginx, *backed]
+    return [DIRECT, LEGATO, AGAIN, NAIVE, *nginx, *backed, MIRRORED]
 
 
 def usual() -> list[Target]:
     """Those that are measured where nobody says which."""
-    return [target for target in available() if not target.backed]
+    return [target for target in available() if not target.asked]
