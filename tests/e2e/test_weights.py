@@ -10,11 +10,13 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
+from proxy.control.sharing import SYNC_S
 from proxy.link import SplitSpec
 from proxy.relay.sticky import Split
 from tests.helpers.http1 import LAST_CHUNK, chunk
 from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.rawclient import CHAT, STREAMED_CHAT, RawClient, post
+from tests.helpers.redis_server import redis_server
 from tests.helpers.upstream import SSE_HEAD, Connection, Script, chat_chunk, scripted
 
 WORD, END = chat_chunk({"content": "word"}), chat_chunk({}, finish="stop")
@@ -118,3 +120,18 @@ def _at_a_restart_the_file_wins(legato: Legato) -> None:
     eventually(lambda: shown(legato)["override"] is None, 10, "its answer", 0.05)
     assert shown(legato)["weights"] == FILE
     eventually(lambda: set(asked(legato, 12)) == {b"a", b"b"}, 10, "the file's weights", 0.02)
+
+
+def test_hosts_that_share_a_redis_go_by_one_word() -> None:
+    with ExitStack() as stack:
+        upstream = stack.enter_context(scripted(waiting(b"a")))
+        redis = stack.enter_context(redis_server())
+        config = {
+            "backends": {name: {"url": upstream.url} for name in FILE},
+            "routes": [{"split": FILE, "name": "ab"}],
+            "redis": {"url": redis.url},
+        }
+        here, there = (stack.enter_context(serve(config=config)) for _ in range(2))
+        told = change(here, "PUT", weights={"a": 7, "b": 3})
+        eventually(lambda: shown(there)["weights"] == told["weights"], 3 * SYNC_S, "the other host", 0.05)
+        assert shown(there)["override"] == told["override"], "who, why and when"
