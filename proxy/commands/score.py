@@ -64,8 +64,8 @@ def score(
         _duration("--ttft", ttft, least=0), _duration("--tbt", tbt, least=1), _ratio("--target", target)
     )
     with ExitStack() as stack:
-        opened = [(name, stack.enter_context(_open(name))) for name in files]
-        bad = _run(opened, overrides, as_json)
+        streams = [(name, stack.enter_context(opened(name))) for name in files]
+        bad = _run(streams, overrides, as_json)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -99,7 +99,7 @@ def _ratio(flag: str, text: str | None) -> float | None:
 
 
 @contextmanager
-def _open(name: str) -> Iterator[BinaryIO]:
+def opened(name: str) -> Iterator[BinaryIO]:
     """The file, or exit status 2 with the reason: every file is opened before any is scored."""
     if name == "-":
         yield sys.stdin.buffer
@@ -116,13 +116,13 @@ def _open(name: str) -> Iterator[BinaryIO]:
 # ---------------------------------------------------------------- the work
 
 
-def _run(opened: list[tuple[str, BinaryIO]], overrides: Overrides, as_json: bool) -> int:
+def _run(streams: list[tuple[str, BinaryIO]], overrides: Overrides, as_json: bool) -> int:
     """Score all files; returns how many lines were bad."""
     from proxy.offline import Summary
 
     total = Summary()
-    with _progress(opened) as (console, advance):
-        runs = [(name, _Run(stream, name, overrides, total, console, advance)) for name, stream in opened]
+    with progress(streams) as (console, advance):
+        runs = [(name, _Run(stream, name, overrides, total, console, advance)) for name, stream in streams]
         if as_json:
             _print_json([run for _, run in runs], total)
         else:
@@ -178,22 +178,24 @@ class _Run:
 
 
 @contextmanager
-def _progress(opened: list[tuple[str, BinaryIO]]) -> Iterator[tuple[Console, Callable[[int], None]]]:
+def progress(
+    streams: list[tuple[str, BinaryIO]], what: str = "scoring"
+) -> Iterator[tuple[Console, Callable[[int], None]]]:
     """A console on standard error and what to tell of the bytes read: a bar for large files on a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    sizes = [_size(stream) for _, stream in opened]
+    sizes = [_size(stream) for _, stream in streams]
     total = sum(size for size in sizes if size is not None)
     if not console.is_terminal or (total < _LARGE and None not in sizes):
         yield console, lambda size: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("scoring"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("scoring", total=None if None in sizes else total)
-        yield progress.console, lambda size: progress.advance(task, size)
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None if None in sizes else total)
+        yield bar.console, lambda size: bar.advance(task, size)
 
 
 def _size(stream: BinaryIO) -> int | None:

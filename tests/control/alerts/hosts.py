@@ -96,7 +96,7 @@ class Host:
                 self.seq += 1
                 named: dict[str, Any] = {"seq": self.seq, "id": f"{self.name}-{kind}-{self.seq}", **fields}
                 events = {"good": (at(50), at(90)), "missed": (at(50), at(900))}.get(kind)
-                made = facts(5, status=500, **named) if events is None else streamed(*events, **named)
+                made = facts(5, **{"status": 500, **named}) if events is None else streamed(*events, **named)
                 batch.append(ended(self.world.clock, made))
         if batch:
             self.controller.feed(FactsBatch(batch))
