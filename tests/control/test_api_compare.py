@@ -122,6 +122,17 @@ def test_what_may_explain_the_difference_is_said(client: TestClient) -> None:
     assert "model " not in "\n".join(one["notes"])
 
 
+def test_only_what_an_slo_is_about() -> None:
+    clock = Clock()
+    control = compared(clock)
+    control.feed(
+        FactsBatch([*some(clock, "stable", 7, 80, slo="batch"), *some(clock, "canary", 5, 80, slo="batch")])
+    )
+    with client_of(control) as client:
+        found = client.get("/api/compare?a=stable&b=canary&window=5m&slo=batch").json()
+    assert (found["control"]["requests"], found["candidate"]["requests"], found["slo"]) == (7, 5, "batch")
+
+
 def test_every_metric_has_a_title() -> None:
     assert TITLES.keys() == METRIC.keys()
 

@@ -142,6 +142,29 @@ def test_fluidity_is_never_certain_of_what_it_has_not_seen() -> None:
     assert row(look(*slots), "with_misses").high == pytest.approx(0.037, abs=0.001)
 
 
+def alike(count: int) -> Slot:
+    """Requests of 100 and 102 ms, in turn."""
+    made = slot(count)
+    for number in range(count):
+        made.hists["ttft"].add((100 + number % 2 * 2) * S // 1000)
+    return made
+
+
+@pytest.mark.parametrize(("count", "bounded"), [(9, False), (10, True)])
+def test_a_handful_gives_means_no_interval(count: int, bounded: bool) -> None:
+    found = row(look(alike(60), alike(count)), "ttft")
+    assert (found.low is not None, found.reasons) == (bounded, ("too_few",))
+    assert found.effect == pytest.approx(0.0, abs=2e-4)
+
+
+def test_bounds_of_a_quantile_reckon_with_the_histograms_error() -> None:
+    (half, _, _) = look(alike(1000), alike(1000)).quantiles
+    assert half.control.value == pytest.approx(0.1, rel=1 / 128)
+    assert (half.control.low, half.control.high) == pytest.approx(
+        (0.1 * (1 - 1 / 128), 0.102 * (1 + 1 / 128)), rel=0.003
+    )
+
+
 def test_nothing_seen_is_said_row_by_row() -> None:
     found = look(Slot(), slot(100))
     assert {each.reasons for each in found.metrics} == {("no_data",)}
