@@ -26,7 +26,7 @@ OF_GAUGES: Final = frozenset(
 }
 _PLAIN: Final = frozenset(
     {"histogram_quantile", "clamp_min", "clamp_max", "abs", "time", "vector", "scalar"}
-) | {"absent"}
+) | {"absent", "sort", "sort_desc"}
 _MATCHING: Final = frozenset({"on", "ignoring", "group_left", "group_right"})
 _WORDS: Final = frozenset({"and", "or", "unless", "bool", "offset"})
 

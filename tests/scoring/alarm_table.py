@@ -8,6 +8,7 @@ chosen on others).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ def seed_row(seed: int) -> str:
     return _row(seed, _days(seed), incidents(seed))
 
 
+@cache
 def incidents(seed: int) -> dict[str, tuple[Planted, Planted | None]]:
     """By incident: what Legato's rules found, and those of Prometheus."""
     out: dict[str, tuple[Planted, Planted | None]] = {}
