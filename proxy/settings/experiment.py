@@ -62,12 +62,12 @@ class Ejection(Settings):
         default=0.5,
         gt=0,
         description="Share of a backend's requests of the last `window` that failed: connection refused or "
-        "reset, no answer, 5xx other than overloaded, timeouts.",
+        "reset, no answer, timeouts, 5xx but 503 (overloaded).",
     )
     requests: int = Field(default=10, ge=1, description="Fewer requests than these in `window` say nothing.")
-    window: PositiveDuration = Field(default=30 * _S, description="What is looked at.")
+    window: PositiveDuration = Field(default=30 * _S, description="What is looked at, from 1s on.")
     time: PositiveDuration = Field(
         default=30 * _S,
-        description="How long it stays out the first time; doubled each time in a row, up to ten minutes. It "
-        "comes back in steps of 10%, 30% and all of its weight, each `window` long.",
+        description="How long it stays out the first time, from 1s on; doubled each time in a row, up to ten "
+        "minutes. It comes back in steps of 10%, 30% and all of its weight, each `window` long.",
     )
