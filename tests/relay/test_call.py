@@ -286,9 +286,9 @@ def test_twenty_megabytes_hold_the_loop_for_a_moment_only() -> None:
 
 
 def _seconds(body: list[bytes]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     assert read_call("POST", "/", JSON, body).model == "m"
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_random_cuts_change_nothing() -> None:

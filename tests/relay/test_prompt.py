@@ -370,9 +370,9 @@ def test_no_body_holds_the_loop(raw: bytes) -> None:
     assert LOOKS < 10_000
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         read(raw)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(seconds() for _ in range(5)) < 0.05  # some milliseconds, with room for a slow machine
 
