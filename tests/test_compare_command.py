@@ -35,11 +35,13 @@ from proxy.control.experiments.views import (
     HourView,
     TestView,
 )
+from proxy.link import FactsBatch
 from tests.control.asked import listening
 from tests.control.experiments.tables import Host, table
+from tests.control.facts import facts
 from tests.control.pictured import METRICS, Written, arm, picture
 from tests.control.test_api_compare import compared
-from tests.control.test_windows import Clock
+from tests.control.test_windows import Clock, ended
 from tests.helpers.procs import eventually, free_port
 
 COMMAND = "proxy.commands.compare"
@@ -263,6 +265,19 @@ def test_a_look_at_one_model_and_as_json(url: str) -> None:
     assert "this host, model llama, slo default" in run(*arguments).output
     told = json.loads(run(*arguments, "--json").output)
     assert (told["kind"], told["model"], told["slo"]) == ("fixed_look", "llama", "default")
+
+
+def test_a_look_at_a_backend_that_only_rejected_has_nothing_to_tell() -> None:
+    clock = Clock()
+    legato = compared(clock)
+    legato.feed(FactsBatch([ended(clock, facts(status=404, backend="idle")) for _ in range(3)]))
+    with Scene(Written(), legato).served() as url:
+        told = run("--a", "stable", "--b", "idle", "--admin", url)
+    assert told.exit_code == 0, told.output
+    assert "idle against stable on good requests: an arm has no request that has it" in told.output
+    rows = [" ".join(line.split()) for line in told.output.splitlines()]
+    assert "good requests 70.00% - - ? undecided" in rows
+    assert "errors 0.00% - - ? undecided" in rows
 
 
 def test_a_look_at_one_host_where_all_were_meant_says_so(url: str) -> None:

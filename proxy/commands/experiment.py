@@ -24,7 +24,7 @@ Begin, on a route with [cyan]split: {stable: 90, canary: 10}[/cyan]:
 
 [cyan]legato experiment start new-vllm --control stable --candidate canary --margin 0.5%[/cyan]
 
-More for the candidate: [cyan]legato experiment weights stable+canary stable=50 canary=50 --reason ramp[/cyan]
+More for the candidate: [cyan]legato experiment weights canary+stable canary=50 stable=50 --reason ramp[/cyan]
 
 Read it, whenever you like: [cyan]legato compare new-vllm --watch[/cyan]
 
