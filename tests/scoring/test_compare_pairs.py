@@ -218,6 +218,15 @@ def test_what_pairs_of_one_moment_share_is_not_taken_for_a_difference() -> None:
     assert max(share.values()) <= 0.12, share
 
 
+def test_pairs_tell_apart_by_hundreds_what_else_would_take_thousands() -> None:
+    """Ten per cent in time, where prompts differ by a factor of e: of 10 experiments at least 8 by 600 pairs.
+
+    Independent requests need some 2,100 of each (``test_compare_study``'s rule, the same noise).
+    """
+    _, when = study(10, 600, seed=13, slower=0.1)
+    assert sum(at is not None for at in when) >= 8, when
+
+
 if __name__ == "__main__":  # the figures of the README
     print("A/A", study(1000, 1000, seed=1)[0])
     print("A/A, moods", study(1000, 1000, seed=2, moods=0.4)[0])
