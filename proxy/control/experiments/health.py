@@ -145,6 +145,8 @@ class Health:
         failing = [name for name, each in self._backends.items() if each.state is State.FAILING]
         for name in sorted(failing, key=lambda name: (-self._share(self._backends[name]), name)):
             self._act(name, self._backends[name], splits)
+        for name, backend in self._backends.items():
+            self.weights.eject(name, backend.factor)
 
     # ------------------------------------------------------------ what readers see
 
@@ -206,7 +208,6 @@ class Health:
         """It fails: take it out, where that is wanted and somebody is left."""
         if not self.settings.enabled:
             backend.kept = None
-            self.weights.eject(name, 1.0)
             return
         kept = self._why_kept(name, splits)
         if kept is None:
@@ -215,7 +216,6 @@ class Health:
         if kept != backend.kept:
             _log.warning("backend %s is failing (%s), kept: %s", name, self._told(backend), kept)
         backend.kept = kept
-        self.weights.eject(name, 1.0)  # where it had not all of its weight yet
 
     def _out(self, name: str, backend: _Backend) -> None:
         time_ns = min(self.settings.time << min(backend.in_row, 30), max(LONGEST_NS, self.settings.time))
@@ -224,7 +224,6 @@ class Health:
         backend.until_ns = self.now_ns() + time_ns
         self._enter(backend, State.EJECTED)
         self._forget(backend)
-        self.weights.eject(name, 0.0)
 
     def _return(self, name: str, backend: _Backend, step: int) -> None:
         backend.step = step
@@ -232,13 +231,11 @@ class Health:
         self._enter(backend, State.RETURNING)
         self._forget(backend)
         _log.info("backend %s is back with %.0f%% of its weight", name, 100 * STEPS[step])
-        self.weights.eject(name, STEPS[step])
 
     def _whole(self, name: str, backend: _Backend, why: str) -> None:
         _log.info("backend %s is back for good: %s", name, why)
         backend.in_row = 0
         self._enter(backend, State.OK)
-        self.weights.eject(name, 1.0)
 
     def _enter(self, backend: _Backend, state: State) -> None:
         if backend.state is not state:

@@ -340,6 +340,11 @@ def test_a_reload_keeps_out_who_is_out() -> None:
     watch.health.configure(watch.settings)
     assert watch.arms() == {"a": 1_000, "b": 0}
     assert watch.stands() == (EJECTED, 0.0)
+    watch.host.weights.set_file(table({"ac": {"a": 1, "c": 1}}, 3))
+    watch.host.weights.set_file(table({"ab": {"a": 1, "b": 3}}, 4))
+    watch.second(a=(5, 0))
+    assert watch.stands() == (EJECTED, 0.0)
+    assert watch.arms() == {"a": 1_000, "b": 0}, "it is shown as it is"
 
 
 # ---------------------------------------------------------------- pools
