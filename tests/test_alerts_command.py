@@ -82,7 +82,7 @@ def recorded(world: World) -> list[bytes]:
     def sink(batch: Sequence[Settled]) -> None:
         lines.extend(encode(line) for each in batch if (line := trace_line(each)) is not None)
 
-    world.hosts[0].controller.add_sink(sink)
+    world.hosts[0].sinks.append(sink)
     return lines
 
 

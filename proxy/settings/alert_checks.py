@@ -26,8 +26,8 @@ def alert_findings(config: Config) -> Iterator[tuple[Loc, str]]:
                 yield (*loc, found[0]), found[1]
                 continue
             for slo in config.slos:
-                if not 0 < slo.objective < 1:
-                    continue  # told there
+                if not slo.pages or not 0 < slo.objective < 1:
+                    continue  # nobody is paged for it; it was told there
                 try:
                     BurnRate(slo.objective, window.burn, window.long / 1e9, window.short / 1e9, kept_s=KEPT_S)
                 except ValueError as error:

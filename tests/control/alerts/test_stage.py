@@ -9,10 +9,11 @@ import pytest
 from proxy.control.alerts.notice import Notice
 from proxy.control.alerts.rings import GROUPS, KEPT, LONG, Book, Tally
 from proxy.control.settle import GroupKey
-from proxy.link import BackendNow, Match, SloSpec
+from proxy.link import BackendNow, FactsBatch, Match, SloSpec
 from proxy.settings.alerts import Alerts as Settings
 from tests.control.alerts.hosts import GROUP, Host, Told, World
-from tests.control.facts import MS, S
+from tests.control.facts import MS, T0, S, at, streamed
+from tests.control.test_windows import ended
 
 SPIKE = 'spike{backend="default",model="llama",slo="default"}'
 
@@ -36,6 +37,30 @@ def only(told: list[Told]) -> Notice:
 
 
 # ---------------------------------------------------------------- from start to end
+
+
+def test_what_a_worker_says_is_counted_once_under_its_capped_labels() -> None:
+    world = World()
+    host = world.hosts[0]
+    host.controller.add_sink(host.alerts)
+    clock = world.clock
+    late_one = ended(clock, streamed(at(50), at(900), id="late"))
+    blocked = ended(clock, streamed(at(50), at(900), blocked=((T0 + 60 * MS, T0 + 890 * MS),)))
+    ends = [
+        late_one,
+        blocked,
+        ended(clock, status=503),
+        ended(clock, status=404),
+        ended(clock, model="m" * 200),
+    ]
+    host.controller.feed(FactsBatch(ends))
+    book = host.alerts.own
+    assert book.head is not None
+    found = {key.model: tuple(tally)[:6] for key, tally in book.tallies(book.head).items()}
+    # Judged, missed, tried, failed, counted, bad: a slow client is no miss, a refusal no failure.
+    assert found == {"llama": (2, 1, 3, 1, 3, 2), "other": (0, 0, 1, 0, 0, 0)}
+    worst = host.alerts.worsts.of(GroupKey("default", "llama", "default"), book.head, "missed")
+    assert [(one.id, one.missed) for one in worst] == [("late", 16)]
 
 
 def test_a_spike_is_told_once_with_what_where_since_when_how_bad_and_which_requests() -> None:
@@ -267,7 +292,7 @@ def test_a_fault_in_judging_ends_nothing(caplog: pytest.LogCaptureFixture) -> No
     host = world.hosts[0]
     host.alerts.life = None  # type: ignore[assignment]
     world.run(120, healthy)
-    assert host.controller.ledger.settled == 240
+    assert host.alerts.own.begun, "it goes on counting"
     assert 0 < sum("alerts failed" in record.message for record in caplog.records) <= 10
 
 
