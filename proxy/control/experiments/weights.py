@@ -171,7 +171,8 @@ class Weights:
             return
         before = self._table
         routes = tuple(self._route(route) for route in file.routes)
-        slos = tuple(_as_promised(slo, self._names) for slo in file.slos)
+        judges = _judges(self._names)
+        slos = tuple(_as_promised(slo, judges) for slo in file.slos)
         if only_if_changed and before is not None and (routes, slos) == (before.routes, before.slos):
             return
         least = 0 if before is None else before.version + 1
@@ -241,11 +242,33 @@ def _arms_in(specs: list[SplitSpec]) -> tuple[Arms, ...]:
     return tuple(spec.arms for spec in specs)
 
 
-def _as_promised(slo: SloSpec, names: Mapping[str, Named]) -> SloSpec:
-    """Both arms of an experiment are judged by the control's curve, which is what users know."""
-    curves = slo.curves
-    for _, named in sorted(names.items()) if curves else []:
-        others = tuple(curve for curve in curves if curve.backend != named.candidate)
-        known = (curve for curve in curves if curve.backend == named.control)
-        curves = others + tuple(LearnedCurve(named.candidate, each.model, each.points) for each in known)
+def _judges(names: Mapping[str, Named]) -> dict[str, str]:
+    """By backend the other one whose learned curves its requests are promised: its control.
+
+    Backends that several experiments join are judged by one curve, so that it is one in each of them.
+    """
+    above: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while name in above:
+            name = above[name]
+        return name
+
+    for _, named in sorted(names.items()):
+        control, candidate = first(named.control), first(named.candidate)
+        if control != candidate:
+            above[candidate] = control
+    return {name: first(name) for name in above}
+
+
+def _as_promised(slo: SloSpec, judges: Mapping[str, str]) -> SloSpec:
+    """Both arms of an experiment are judged by the control's curves, which are what users know."""
+    own = tuple(curve for curve in slo.curves if curve.backend not in judges)
+    lent = (
+        LearnedCurve(name, curve.model, curve.points)
+        for name, judge in sorted(judges.items())
+        for curve in own
+        if curve.backend == judge
+    )
+    curves = (*own, *lent)
     return slo if curves == slo.curves else replace(slo, curves=curves)

@@ -286,6 +286,26 @@ def test_both_arms_of_an_experiment_are_promised_what_the_control_is() -> None:
     assert host.table.slos == file.slos, "each its own again"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"ab": Named("x", "a", "b"), "bc": Named("y", "b", "c")},
+        {"bc": Named("x", "a", "b"), "ab": Named("y", "b", "c")},
+        {"ab": Named("x", "a", "b"), "bc": Named("y", "c", "b")},
+        {"ab": Named("x", "a", "c"), "bc": Named("y", "b", "c")},
+        {"ab": Named("x", "a", "b"), "bc": Named("y", "b", "a"), "c": Named("z", "b", "c")},
+    ],
+)
+def test_backends_that_several_experiments_join_are_judged_by_one_curve(names: dict[str, Named]) -> None:
+    curves = tuple(curve(name, "m", ms) for name, ms in (("a", 100), ("b", 300), ("c", 500), ("d", 700)))
+    host = Host(table({"ab": AB}, curves=curves))
+    host.weights.name_epochs(names)
+    told = {each.backend: each.points for each in host.table.slos[0].curves}
+    assert len(host.table.slos[0].curves) == 4
+    assert told["a"] == told["b"] == told["c"] in [each.points for each in curves[:3]]
+    assert told["d"] == curves[3].points
+
+
 def test_routes_that_share_a_splits_name_change_together() -> None:
     both = replace(
         FILE,
