@@ -83,7 +83,7 @@ def test_every_assignment_that_was_told_counts_once(steps: list[Any]) -> None:
             workers.beat(held[which], beat(assigned=list(truth.rows.values())))
             oracle.beat(truth)
         elif move == "restart":
-            truth = live[which] = Truth(which, f"w{which}.{number}", older)
+            truth = live[which] = Truth(which, f"w{which}.{number + 1}", older)
             held[which] = workers.hello(hello(which, truth.incarnation, next_seq=2 if older else 1))
         elif move == "vanish" and key in truth.rows and truth.told:
             workers.beat(held[which], beat(assigned=list(truth.rows.values())))
