@@ -62,7 +62,8 @@ def test_an_experiment_from_its_start_to_its_end(legato: Legato) -> None:
     traffic(legato, REQUESTS)
 
     def verdict() -> bool:
-        return bool(legato.json("/api/experiments/try")["verdict"] == "worse")
+        view = legato.json("/api/experiments/try")
+        return [view["verdict"], view["guardrail"]["state"]] == ["worse"] * 2
 
     eventually(verdict, 15, "a verdict", 0.2)
     status, said, wrong = legato_says(legato, "compare", "--fail-on", "worse")
