@@ -154,6 +154,13 @@ def test_too_few_pairs_or_stretches_of_time_carry_no_verdict() -> None:
     assert (nothing.pairs, nothing.reasons, nothing.effect) == (0, ("no_data",), None)
 
 
+def test_a_share_of_which_nothing_was_seen_yet_is_not_known_exactly() -> None:
+    one = compare_pairs(booked([(seen(), seen())] * 400), Plan(400))["errors"]
+    assert (one.effect, one.backend) == (0.0, 0.0)
+    assert one.high is not None
+    assert 3 / 400 < one.high < 6 / 400
+
+
 def test_alike_within_the_margin_is_said() -> None:
     rng = np.random.default_rng(7)
     rows = [
