@@ -124,6 +124,7 @@ MISTAKES = [
     ("{webhook: {url: 'http://h/hunter2#x'}}", "alerts.notify[0].webhook.url", "has no '#'"),
     ("{webhook: {url: 'http://h/hunter2 x'}}", "alerts.notify[0].webhook.url", "no spaces"),
     ("{webhook: {url: 'http:///hunter2'}}", "alerts.notify[0].webhook.url", "host and port are needed"),
+    ("{webhook: {url: 'http://[::1]hunter2/'}}", "alerts.notify[0].webhook.url", "host and port are needed"),
     ("{webhook: {url: ''}}", "alerts.notify[0].webhook.url", "a URL is needed"),
     (
         "{webhook: {url: 'https://hooks.slack.com/services/hunter2'}}",

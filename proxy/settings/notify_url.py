@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _EXAMPLE = "https://ops.example.com/hook"
 
 
@@ -24,7 +25,7 @@ def problem_of(text: str, *, base: bool = False) -> str | None:
         return "a port is a number from 1 to 65535, and an IPv6 address stands in brackets"
     if "@" in parts.netloc:
         return "no user and password before the host: sign by secret_file, or give a token by token_file"
-    if not parts.hostname or port == 0:
+    if port == 0 or not _HOST.fullmatch(parts.netloc):
         return f"host and port are needed, for example {_EXAMPLE}"
     if parts.fragment or url.endswith("#"):
         return "a URL that is posted to has no '#': leave that part out"

@@ -49,7 +49,9 @@ class Post:
     def __init__(self, url: str, timeout_ns: int, version: str, unix_ns: Callable[[], int]) -> None:
         import httpx  # only where somebody is told over HTTP
 
-        self._url = httpx.URL(url)
+        self._url: httpx.URL | None = None
+        with contextlib.suppress(httpx.InvalidURL, UnicodeError):  # a name that no DNS can have
+            self._url = httpx.Request("POST", url).url
         self._timeout_ns = timeout_ns
         self._unix_ns = unix_ns
         self._headers = {
@@ -63,6 +65,8 @@ class Post:
         """An answer, or where there was none, what came instead."""
         import httpx
 
+        if self._url is None:
+            return Outcome(taken=False, said="its host is no name")
         request = httpx.Request("POST", self._url, headers={**self._headers, **headers}, content=body)
         context = tls_context() if self._url.scheme == "https" else False
         transport = httpx.AsyncHTTPTransport(

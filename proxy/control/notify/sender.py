@@ -91,6 +91,8 @@ class Sender:
 
     def send(self, message: Message, only: Iterable[str] | None = None) -> None:
         """Tell every notifier, or ``only`` those of these names.  Never waits."""
+        if self._running:
+            self._start()  # a task that failed is none that stays away
         names = self._lanes.keys() if only is None else self._lanes.keys() & set(only)
         for name in names:
             self._lanes[name].send(message)

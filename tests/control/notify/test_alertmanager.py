@@ -44,7 +44,7 @@ POSTABLE = {
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MESSAGES)
 def test_whatever_is_told_is_as_its_document_and_its_data_model_say(told: Message) -> None:
     made = json.loads(json.dumps([alert(notice) for notice in told.notices]))

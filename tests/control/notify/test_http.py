@@ -8,9 +8,13 @@ from email.utils import formatdate
 
 import pytest
 import trustme
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.control.notify.base import Outcome
 from proxy.control.notify.http import READ_MOST, Answer, Post, patience_ns, tls_context
+from proxy.settings.notify_url import problem_of
 from tests.control.notify.notices import S
 from tests.helpers.procs import free_port
 from tests.helpers.receiver import CLOSE, ENDLESS, GARBAGE, HALF, HANG, OK, Behaviour, receiver, status
@@ -19,13 +23,14 @@ MS = 1_000_000
 
 
 def post(url: str, timeout_ns: int = 3 * S) -> Outcome:
-    """One attempt, from nothing."""
+    """One attempt, from nothing, on the loop that the control process has."""
     poster = Post(url, timeout_ns, "1.2", lambda: 0)
 
     async def go() -> Outcome:
         return poster.outcome(await poster(b"{}", {"X-Legato-Id": "m1"}))
 
-    return asyncio.run(go())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(go())
 
 
 AGAIN, NEVER, TAKEN = "again", "never", "taken"
@@ -81,6 +86,20 @@ def test_nobody_there() -> None:
 def test_a_name_that_is_none() -> None:
     outcome = post("http://nobody.invalid/k3y", 10 * S)
     assert outcome == Outcome(taken=False, said="its name cannot be resolved", again=True)
+
+
+def test_a_name_that_no_dns_can_have_is_an_outcome() -> None:
+    assert post("http://xn--/k3y") == Outcome(taken=False, said="its host is no name")
+
+
+_PARTS = ["a", "1", ".", ":", "/", "[", "]", "%", "?", "-", "_", "(", ";", "xn--", "::1", "[::1]", ":80"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(_PARTS), max_size=10).map("".join))
+def test_what_passes_the_check_of_settings_can_be_posted_to(rest: str) -> None:
+    if problem_of(f"http://{rest}") is None:
+        Post(f"http://{rest}", S, "1.2", lambda: 0)
 
 
 def test_no_tls_there() -> None:

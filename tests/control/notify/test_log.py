@@ -22,7 +22,7 @@ def test_one_line_says_it_all() -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MESSAGES)
 def test_a_line_stays_a_line_whatever_it_holds(told: Message) -> None:
     for notice in told.notices[:4]:

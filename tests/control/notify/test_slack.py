@@ -98,7 +98,7 @@ def mrkdwn(told: dict[str, Any]) -> list[str]:
     return out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MESSAGES)
 def test_whatever_is_told_keeps_slacks_limits_and_mentions_nobody(told: Message) -> None:
     made = json.loads(json.dumps(payload(told)))

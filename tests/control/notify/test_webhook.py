@@ -41,7 +41,7 @@ def test_the_document_is_current() -> None:
     assert FILE.read_text(encoding="utf-8") == document(), "run python -m proxy.control.notify.reference"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MESSAGES)
 def test_whatever_is_told_is_as_the_document_says(told: Message) -> None:
     assert problems(json.loads(payload(told, ORIGIN)), SCHEMA) == []
