@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,19 @@ class Alertmanager:
 
 @contextmanager
 def alertmanager(
-    webhook: str, *, prefix: str = "", resolve_timeout: str = "5m", group_wait: str = "0s"
+    webhook: str,
+    *,
+    prefix: str = "",
+    resolve_timeout: str = "5m",
+    group_wait: str = "0s",
+    config: Mapping[str, Any] | None = None,
 ) -> Iterator[Alertmanager]:
-    """An Alertmanager on a free port; skips where there is none installed.  ``prefix``: its path, ``/am``."""
+    """An Alertmanager on a free port; skips where there is none installed.  ``prefix``: its path, ``/am``.
+
+    ``config``: its whole configuration, in place of one receiver for everything.
+    """
     program = need("prometheus-alertmanager")
-    config = {
+    given = config or {
         "global": {"resolve_timeout": resolve_timeout},
         "route": {
             "receiver": "pager",
@@ -64,7 +72,7 @@ def alertmanager(
     }
     with tempfile.TemporaryDirectory(prefix="legato-alertmanager-") as name:
         folder, port = Path(name), free_port()
-        (folder / "alertmanager.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        (folder / "alertmanager.yaml").write_text(yaml.safe_dump(dict(given)), encoding="utf-8")
         url = f"http://127.0.0.1:{port}{prefix}"
         command = [
             program,

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,17 +110,26 @@ def _point(pair: list[Any]) -> tuple[float, float]:
 
 
 @contextmanager
-def prometheus(*, every_s: float = 1.0, **jobs: Address) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes each job's one target; skips where there is none installed."""
+def prometheus(
+    *, every_s: float = 1.0, rules: Sequence[Path] = (), alertmanager: str | None = None, **jobs: Address
+) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes each job's one target; skips where there is none installed.
+
+    ``rules``: files of rules; ``alertmanager``: the base URL of one that is told of alerts.
+    """
     program = need("prometheus")
     every = f"{every_s:g}s"
-    config = {
-        "global": {"scrape_interval": every, "scrape_timeout": every},
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
+        "rule_files": [str(file) for file in rules],
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [f"{host}:{port}"]}]}
             for job, (host, port) in jobs.items()
         ],
     }
+    if alertmanager is not None:
+        targets = [alertmanager.removeprefix("http://")]
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": targets}]}]}
     with tempfile.TemporaryDirectory(prefix="legato-prometheus-") as name:
         folder, port = Path(name), free_port()
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -130,6 +139,8 @@ def prometheus(*, every_s: float = 1.0, **jobs: Address) -> Iterator[Prometheus]
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--log.level=warn",
+            # What fires before it has found its Alertmanager is told again soon.
+            "--rules.alert.resend-delay=2s",
         ]
         with open(folder / "log", "wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
