@@ -193,7 +193,7 @@ def _bind(config: Config) -> dict[str, Any]:
 
 def _summary(path: str | None, config: Config) -> str:
     from proxy.config import cares, destinations
-    from proxy.words import conditions, destination, promise
+    from proxy.words import conditions, destination, ejection, experiment, promise
 
     scheme = "https" if config.tls.cert_file else "http"
     rows: list[tuple[str, str]] = [("listen", f"{where} ({scheme})") for where in config.listen]
@@ -207,6 +207,8 @@ def _summary(path: str | None, config: Config) -> str:
         rest = "everything else -> 404" if config.routes else f"everything -> {next(iter(config.backends))}"
         rows.append(("route", rest))
     rows += [("slo", promise(slo)) for slo in config.slos]
+    rows += [("compare", sentence) for sentence in experiment(config)]
+    rows += [("eject", sentence) for sentence in ejection(config)]
     rows += destinations(config)
     rows += [("care", sentence) for sentence in cares(config)]
     return "\n".join(

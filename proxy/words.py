@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.config import LearnedTtft, Match, QuadraticTtft, Route, Slo, as_written
+from proxy.config import Config, LearnedTtft, Match, QuadraticTtft, Route, Slo, as_written
 from proxy.settings.slo import PromptRange, SloMatch
 
 
@@ -27,16 +27,44 @@ def conditions(match: Match) -> str:
 
 def destination(route: Route) -> str:
     """Where a route's requests go: each backend with its share, what keeps a session together, what else."""
+    mirror = route.mirror
+    copies = [] if mirror.backend is None else [f"copies of {_share(mirror.share, 1)} to {mirror.backend}"]
+    return "; ".join([*_served(route), *copies])
+
+
+def experiment(config: Config) -> list[str]:
+    """What is compared, in a sentence; empty where nothing is."""
+    told, written = config.experiment, as_written(config.experiment)
+    if told.name is None:
+        return []
+    margin = "" if told.margin is None else f", margin {written['margin']}"
+    abort = ", sent back where it is surely worse" if told.abort else ""
+    return [
+        f"{told.name}: {told.candidate} against {told.control} by {told.metric}{margin}, planned for "
+        f"{told.requests:,} requests of each{abort}"
+    ]
+
+
+def ejection(config: Config) -> list[str]:
+    """When a backend is taken out, in a sentence; empty where none is."""
+    told, written = config.ejection, as_written(config.ejection)
+    if not told.enabled:
+        return []
+    few = f"{written['failures']} of at least {told.requests} requests in {written['window']} failed"
+    return [f"a backend of a split where {few}: out for {written['time']} and longer"]
+
+
+def _served(route: Route) -> list[str]:
     total = sum(weight for _, weight in route.arms)
     if len(route.arms) == 1 or not total:
-        return route.target
+        return [route.target]
     shares = [f"{name} {_share(weight, total)}" for name, weight in (route.split or {}).items()]
     sticky = [f"sticky by {kind} {name}" for kind, name in route.sticky.ways] or ["drawn for each request"]
     force = [f"forced by header {route.force.header}"] if route.force.header else []
-    return "; ".join([", ".join(shares), *sticky, *force, *(["failover"] if route.failover else [])])
+    return [", ".join(shares), *sticky, *force, *(["failover"] if route.failover else [])]
 
 
-def _share(weight: int, total: int) -> str:
+def _share(weight: float, total: float) -> str:
     percent = 100 * weight / total
     return f"{percent:.3g}%" if 0 < percent < 99.5 else f"{percent:.6g}%"
 

@@ -193,3 +193,24 @@ def test_check_shows_the_shares(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["check", str(file)], env={"COLUMNS": "200"})
     said = "stable 90%, canary 10%; sticky by header x-session-id; forced by header x-to; failover"
     assert f"  route    everything -> {said}" in done.stdout.splitlines()
+
+
+def test_check_shows_copies_experiment_and_ejection(tmp_path: Path) -> None:
+    file = tmp_path / "legato.yaml"
+    split = "split: {stable: 90, canary: 10}"
+    file.write_text(
+        BACKENDS
+        + f"routes: [{{match: {{path: /v1/*}}, {split}}}, {{backend: stable, mirror: {{backend: next, share: 5%}}}}]\n"
+        + "experiment: {name: new, control: stable, candidate: canary, margin: 0.5%, requests: 5000, abort: on}\n"
+        + "ejection: {enabled: on, time: 1m}\n"
+    )
+    done = CliRunner().invoke(cli.app, ["check", str(file)], env={"COLUMNS": "200"})
+    shown = done.stdout.splitlines()
+    assert "  route    everything -> stable; copies of 5% to next" in shown
+    assert (
+        "  compare  new: canary against stable by good, margin 0.5%, planned for 5,000 requests of each, "
+        "sent back where it is surely worse"
+    ) in shown
+    assert (
+        "  eject    a backend of a split where 50% of at least 10 requests in 30s failed: out for 1m and longer"
+    ) in shown
