@@ -36,6 +36,8 @@ lint: $(VENV)/.installed-dev
 
 # Three at a time for two processors, as many tests wait; a file's tests stay together and in order.  Then what
 # nothing may run beside.
+# Compiled files are kept even where the environment says not to: hundreds of processes start.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint
 	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
