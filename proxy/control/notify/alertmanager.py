@@ -89,7 +89,7 @@ def _annotations(notice: Notice) -> dict[str, str]:
     return {
         "summary": notice.summary,
         "description": f"{', '.join(said)}; since {_when(notice.since_unix_ns)}, told by {notice.host}",
-        "runbook_url": notice.runbook or "",
+        "runbook_url" if _URL.fullmatch(notice.runbook or "") else "runbook": notice.runbook or "",
         "worst": ", ".join(worst.id for worst in notice.worst),
         "incident": notice.incident,
     }

@@ -101,10 +101,10 @@ def _context(notice: Notice) -> list[str]:
 
 
 def _link(url: str, text: str) -> str:
-    """A URL that could be mistaken for markup is shown as text."""
+    """What is no plain URL is shown as text: a path, or what could be mistaken for markup."""
     if _URL.fullmatch(url) and len(url) <= FIELD_MOST - 64:
         return f"<{url}|{text}>"
-    return escape(url, _LINE_MOST)
+    return escape(f"{text}: {url}", _LINE_MOST)
 
 
 def _text(text: str, most: int) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def test_what_it_is_told() -> None:
     }
 
 
+def test_a_runbook_that_is_a_path_is_no_url() -> None:
+    (notice,) = message(1, runbook="deploy/runbooks/spike.md").notices
+    told = alert(notice)["annotations"]
+    assert (told["runbook"], "runbook_url" in told) == ("deploy/runbooks/spike.md", False)
+
+
 def test_an_end_never_lies_before_its_beginning() -> None:
     (over,) = message(1, state="resolved", resolved_unix_ns=BORN - 5 * S).notices
     assert alert(over)["endsAt"] == alert(over)["startsAt"]

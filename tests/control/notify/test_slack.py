@@ -126,6 +126,12 @@ def test_what_people_read() -> None:
     assert told["text"].startswith(":red_circle: spike firing: 41%")
 
 
+@pytest.mark.parametrize("runbook", ["deploy/runbooks/spike.md", "https://x.example/a|b>c"])
+def test_what_is_no_plain_url_is_text(runbook: str) -> None:
+    *_, context = payload(message(1, "a", runbook=runbook))["blocks"]
+    assert context["elements"][-1]["text"] == f"runbook: {runbook}".replace(">", "&gt;")
+
+
 @pytest.mark.parametrize(
     ("state", "severity", "sign"),
     [
