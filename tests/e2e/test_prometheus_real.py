@@ -33,8 +33,11 @@ STALL = Plan(gaps_ms=[15] * 20 + [700] + [15] * 10)
 CUT = Plan(gaps_ms=[15] * 10, end="cut")
 HANG = Plan(gaps_ms=[15] * 10, end="hang")
 OBJECTIVE = {"chat": 0.9, "batch": 0.5}
-#: Panels without data here: no vLLM, no Redis, no frozen curves, no restart.
+#: Panels without data here: no vLLM, no Redis, no frozen curves, no restart, nothing tried out.
 MAY_BE_EMPTY = (
+    "legato_experiment_",
+    "legato_mirrored_requests_total",
+    "legato_backend_ejected",
     "vllm:",
     "legato_redis_",
     "legato_prefill_drift_ratio",

@@ -12,7 +12,12 @@ import shutil
 import pytest
 
 #: program -> Debian package that brings it (``.ci/debian.sh`` installs them)
-PACKAGES = {"promtool": "prometheus", "openssl": "openssl", "redis-cli": "redis-tools"}
+PACKAGES = {
+    "promtool": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    "openssl": "openssl",
+    "redis-cli": "redis-tools",
+}
 
 
 def need(program: str) -> str:
