@@ -16,11 +16,12 @@ from deploy.bench.figures import FAULTS, Results
 from deploy.bench.loads import Load
 from deploy.bench.processes import Cores
 
-COLUMNS = ("direct", "legato", "naive", "nginx", "everything", "redis away")
+COLUMNS = ("direct", "legato", "naive", "nginx", "everything", "redis away", "mirrored")
 RATIOS = (
     ("legato / naive", "x naive"),
     ("legato / nginx", "x nginx"),
     ("everything / legato", "on / off"),
+    ("mirrored / legato", "mirror / none"),
     ("redis away / legato", "away / off"),
 )
 CONTROL = "legato again / legato"
