@@ -300,6 +300,39 @@ def test_weights_that_come_back_are_the_same_epoch_and_a_killed_worker_is_nobody
     assert view.control.assigned - view.control.recorded - view.control.in_flight - view.control.lost == 0
 
 
+def test_a_picture_that_is_older_than_the_counts_makes_nothing_missing() -> None:
+    """A burst: some requests began after the worker looked over its streams, and are counted already."""
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    worker = host.workers[0]
+    for _ in range(200):
+        worker.assign(host, None, well)
+    picture = worker.picture(host.lab.now_ns)
+    for group in picture.groups:
+        group.in_flight = group.in_flight * 9 // 10
+    host.controller.beat(worker.held, picture)
+    host.experiments.tick()
+    assert quiet(host), host.experiments.alarms()
+
+
+def test_what_else_a_killed_workers_backend_did_excuses_nothing() -> None:
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    worker = host.workers[0]
+    for _ in range(40):
+        worker.assign(host, None, well)
+    picture = worker.picture(host.lab.now_ns)
+    for group in picture.groups:
+        group.in_flight += 500  # other routes to the same backends
+    host.controller.beat(worker.held, picture)
+    host.experiments.tick()
+    host.kill_worker()
+    host.second()
+    view = seen(host)
+    assert (view.control.lost, view.candidate.lost) == (view.control.assigned, view.candidate.assigned)
+    assert view.control.lost + view.candidate.lost == 40
+
+
 def test_a_control_process_that_begins_in_the_middle_finds_nothing_missing() -> None:
     lab = Lab()
     host = lab.host()
