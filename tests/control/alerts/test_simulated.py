@@ -98,3 +98,19 @@ def test_half_a_day_of_budget_burnt_is_seen_by_both_windows_alike() -> None:
 def test_the_key_names_rule_and_group() -> None:
     assert key_of("spike", LABELS) == 'spike{backend="canary",model="llama",slo="chat"}'
     assert SLOT_S * 10**9 == SLOT_NS
+
+
+def test_the_two_minutes_before_the_one_that_is_judged_are_not_usual() -> None:
+    """A slow start must not hide itself: twelve good minutes, then two bad ones, then the one to judge."""
+    book, judge = Book(), Judge()
+    said = {}
+    for at in range(15 * 6):
+        book.advance(FIRST + at)
+        missed = 5 if at >= 12 * 6 else 0
+        book.replace(FIRST + at, {KEY: Tally(judged=10, missed=missed, tried=10)})
+        said = {
+            verdict.rule: verdict.said
+            for verdict in judge.judge(book, Rules(), FIRST + at, lambda key: False)
+        }
+    assert said["spike"].evidence["usual_share"] < 0.001
+    assert said["spike"].evidence["usual_requests"] == 600, "the middle of twelve minutes"
