@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.helpers.procs import Legato, eventually, free_port, serve
 from tests.helpers.rawclient import RawClient, get
 from tests.helpers.upstream import json_response, respond, scripted
+
+pytestmark = pytest.mark.alone  # a backend is out for a second, in which requests must have gone elsewhere
 
 EJECTION = {"enabled": True, "requests": 3, "window": "1s", "time": "1s"}
 
