@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from proxy.commands import alerts, compare, experiment, freeze
 from proxy.control.alerts.words import runbook
 from proxy.exporters.vocabulary import RULE
 from tests.helpers.promcheck import faults
@@ -61,6 +63,28 @@ def test_a_page_says_what_to_do_and_its_links_and_queries_hold(page: Path) -> No
     assert set(wanted) <= set(heads)
     assert "**For users.**" in text
     assert "Dashboard: " in text or page.name in {"drift.md"}
+
+
+def test_commands_that_pages_name_exist() -> None:
+    program = typer.Typer()
+    for module in (alerts, compare, experiment, freeze):
+        module.register(program)
+    commands = typer.main.get_command(program)
+    found = 0
+    for page in PAGES.glob("*.md"):
+        for words in re.findall(
+            r"(?:`|^ {4})legato ((?:[a-z]+ ?)+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            at: Any = commands
+            for word in words.split():
+                if not hasattr(at, "commands"):
+                    break  # an argument
+                if word == "check":  # of the program itself
+                    break
+                assert word in at.commands, (page.name, words)
+                at = at.commands[word]
+                found += 1
+    assert found > 20
 
 
 def titles() -> set[str]:

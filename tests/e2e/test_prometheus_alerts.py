@@ -29,7 +29,7 @@ from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.prometheus import Prometheus, prometheus
 from tests.helpers.rawclient import RawClient
 from tests.helpers.receiver import Receiver, receiver
-from tests.helpers.rulefiles import ALERTS, EXAMPLE, RECORDING
+from tests.helpers.rulefiles import ALERTS, EXAMPLE, PAGES, RECORDING
 
 pytestmark = pytest.mark.alone
 
@@ -37,6 +37,8 @@ STREAMS = 6
 #: A hundred seconds, with time to spare for each token.
 LONG = Plan(gaps_ms=[400] * 250)
 SHORT = Plan(gaps_ms=[20] * 5)
+#: The last token misses a deadline.
+LATE = Plan(gaps_ms=[20, 20, 20, 5_000])
 #: From the incident to the pager: what the rules wait for, evaluation, and ``group_wait``.
 WITHIN_S = 60.0
 
@@ -135,7 +137,8 @@ def asking(legato: Legato, model: str) -> Iterator[None]:
         while not over.wait(0.3):
             number += 1
             with RawClient(legato.data, timeout_s=10) as client:
-                client.send(SHORT.request(f"{model}{number}", model))
+                plan = LATE if number == 2 else SHORT
+                client.send(plan.request(f"{model}{number}", model))
                 client.response()
 
     thread = threading.Thread(target=ask)
@@ -179,7 +182,8 @@ def test_a_planted_incident_pages_and_is_resolved(scene: Scene) -> None:
         stack.enter_context(asking(scene.legato, "big"))
         eventually(lambda: scene.server.one("sum(group:legato_in_flight:sum)") >= STREAMS, 20, "streams seen")
         waited(scene.hook, "LegatoWatchdog", "firing", 20)
-        scene.server.scraped("legato", times=4)
+        late = 'group:legato_late:ratio1m{backend="two", model="big", slo="chat"}'
+        eventually(lambda: 0 < scene.server.one(late) < 0.25, 30, "one late stream among many", every_s=0.2)
         assert {(each.to, each.name) for each in told(scene.hook)} == {("dead-mans-switch", "LegatoWatchdog")}
 
         os.kill(scene.one.pid, SIGSTOP)
@@ -216,11 +220,31 @@ def test_a_planted_incident_pages_and_is_resolved(scene: Scene) -> None:
 
 
 def test_every_rule_was_evaluated_without_a_complaint(scene: Scene) -> None:
-    groups = scene.server.ask("rules")["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) > 50
-    assert [rule["name"] for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
+    def rules() -> list[dict[str, Any]]:
+        return [rule for group in scene.server.ask("rules")["groups"] for rule in group["rules"]]
+
+    assert len(rules()) > 50
+    eventually(lambda: all(rule["health"] != "unknown" for rule in rules()), 20, "every rule", every_s=0.1)
+    assert [rule["name"] for rule in rules() if rule["health"] != "ok" or rule.get("lastError")] == []
     assert "err=" not in scene.server.log
+
+
+def test_what_runbooks_ask_for_is_answered(scene: Scene) -> None:
+    api = scene.legato.json("/openapi.json")
+    names = {name for each in api["components"]["schemas"].values() for name in each.get("properties", ())}
+    asked = 0
+    for page in PAGES.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(r"\$LEGATO(/api/[\w/]+)", text):
+            assert {path, re.sub(r"/ID$", "/{id}", path)} & set(api["paths"]), (page.name, path)
+        for program in re.findall(r"jq '(.+?)'", text):
+            for fields in re.findall(r"[{.]([\w, .]+)", program):
+                found = {name for name in re.split(r"\W+", fields) if name and name != "not"}
+                assert found - {"requests", "groups", "backends"} <= names, (page.name, found - names)
+        for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL):
+            scene.server.now(query)
+            asked += 1
+    assert asked >= 8
 
 
 def test_a_backend_that_is_down_holds_back_what_it_explains(scene: Scene) -> None:
