@@ -9,6 +9,7 @@ the one that was told, or else on the oldest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from proxy.control.alerts.exchange import (
@@ -40,6 +41,7 @@ _HEARD_NS: Final = 30_000_000_000
 _CALLED_NS: Final = 300_000_000_000
 #: Of so many alerts a host tells the requests that show them.
 _WORST_MOST: Final = 64
+_VERDICTS_MOST: Final = 1_000
 #: Slots that were missed are judged one by one, up to so many.
 _CATCH_UP: Final = 3
 #: When more is written than this, what is old is taken away.
@@ -155,8 +157,9 @@ class Together:
     def _others(self, now_ns: int) -> Iterator[Verdict]:
         for said in self._heard.values():
             if abs(now_ns - said.at_ns) <= _HEARD_NS:
-                for told in said.verdicts:
-                    yield told.verdict()
+                for told in said.verdicts[:_VERDICTS_MOST]:
+                    with suppress(ValueError, TypeError):  # another version's
+                        yield told.verdict()
 
     def worst(self, key: str) -> Iterable[Worst]:
         """What others told of the requests that show an alert."""

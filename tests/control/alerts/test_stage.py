@@ -244,13 +244,15 @@ def test_an_alert_that_fires_goes_on_over_a_jump(jump_s: int) -> None:
     assert only(world.of("errors", "resolved")).incident == incident
 
 
-def test_a_process_that_slept_does_not_take_the_pause_for_calm_or_for_time_that_passed() -> None:
-    world = World()
-    world.run(300, healthy)
+def test_a_process_that_slept_does_not_take_the_pause_for_time_in_which_it_looked() -> None:
+    world = World(backends=["default"])
+    world.run(12, down(False, 0))
     for clock in (world.clock, world.monotonic):
         clock.now_ns += 3_600 * S
-    world.run(200, healthy)
+    world.run(10, down(False, 0))
     assert not world.told
+    world.run(20, down(False, 0))
+    assert only(world.told).rule == "backend_down"
 
 
 def test_no_traffic_at_all_ends_what_fires() -> None:
