@@ -194,7 +194,7 @@ def test_the_simulation_has_the_numbers_of_the_rules() -> None:
         behind_s = share.behind * 10
         assert f"ratio1m >= {share.share:g}\n" in expr
         assert f"ratio1m >= {share.at_once:g}\n" in expr
-        assert f"[{behind_s}s]) >= {share.share:g}" in expr
+        assert f"[{behind_s + 5}s]) >= {share.share:g}" in expr  # all samples from then on
         assert f"offset {behind_s}s >= {share.share:g}" in expr
         assert f">= {share.times:g} * " in expr
         assert f"increase1m >= {share.hits}" in expr
