@@ -31,7 +31,7 @@ _log = logging.getLogger("legato.control")
 
 
 class Sink(Protocol):
-    """Who is handed every batch of settled requests; must not wait, must not raise."""
+    """Who is handed every batch of settled requests; must not wait.  One that raises is logged, no more."""
 
     def __call__(self, batch: Sequence[Settled], /) -> None: ...
 
@@ -86,7 +86,7 @@ class Controller:
         self._watched: Callable[[], Watched] = Watched
         self._export_failures: list[Callable[[], dict[str, int]]] = []
         self._dropped: list[Callable[[], dict[str, int]]] = []
-        self._failures = 0
+        self._failures = self._sink_failures = 0
         self._render_failures = 0
         self._here: Worker | None = None  # the worker of ``feed``
 
@@ -117,8 +117,7 @@ class Controller:
             return
         copies = [each for each in settled if each.facts.mirror_of is not None]
         if copies:  # nobody waited for these: they are no part of what users felt
-            for sink in self._mirrored:
-                sink(copies)
+            self._hand(self._mirrored, copies)
             settled = [each for each in settled if each.facts.mirror_of is None]
         self._book(settled)
         if self._fleet is not None:
@@ -127,8 +126,18 @@ class Controller:
         for each in settled:
             self.prompts.settled(each.facts)
             self.prefills.settled(each)
-        for sink in self._sinks if settled else ():
-            sink(settled)
+        if settled:
+            self._hand(self._sinks, settled)
+
+    def _hand(self, sinks: Sequence[Sink], batch: Sequence[Settled]) -> None:
+        for sink in sinks:
+            try:
+                sink(batch)
+            except Exception:  # who only looks on must cost neither the books nor the others anything
+                self._sink_failures += 1
+                if self._sink_failures <= 10:
+                    name = getattr(sink, "__qualname__", type(sink).__name__)
+                    _log.exception("%s could not take a batch of settled requests", name)
 
     def _book(self, batch: Sequence[Settled]) -> None:
         self.windows.advance(self._unix_ns())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -52,6 +52,7 @@ STRUCTS: Final[tuple[type[Struct], ...]] = (
     *EXPERIMENT_STRUCTS,
     *MIRROR_STRUCTS,
 )
+_T = TypeVar("_T")
 #: Failures of a part that are logged; none of them ends the process.
 _LOGGED_MOST: Final = 10
 
@@ -77,8 +78,8 @@ class Stages:
         self.experiments.configure(config.experiment, controller.table)
         controller.add_sink(self.experiments)
         self.pairs = Pairs(clock.monotonic_ns)
-        controller.add_sink(lambda batch: self._try("pairs", lambda: self.pairs(batch)))
-        controller.add_mirror(lambda batch: self._try("pairs", lambda: self.pairs.copies(batch)))
+        controller.add_sink(self.pairs)
+        controller.add_mirror(self.pairs.copies)
         self.alerts = Alerts(
             config.alerts, controller, down=self.health.down, experiments=self.experiments.alarms
         )
@@ -98,19 +99,19 @@ class Stages:
 
     def tick(self) -> None:
         """About once a second."""
-        self._try("health", lambda: self.health.tick(self._controller.workers.backends()))
-        self._try("experiments", self.experiments.tick)
-        self._try("pairs", self.pairs.sweep)
-        self.alerts.tick()
+        self._try("health", lambda: self.health.tick(self._controller.workers.backends()), None)
+        self._try("experiments", self.experiments.tick, None)
+        self._try("pairs", self.pairs.sweep, None)
+        self._try("alerts", self.alerts.tick, None)
 
     def reload(self, config: Config, table: Table) -> None:
         """The configuration was read anew: ``table`` is what it says."""
         self.config = config
         self.weights.set_file(table)
-        self.health.configure(config.ejection)
-        self.experiments.configure(config.experiment, table)
-        self.alerts.configure(config.alerts)
-        self.sender.configure(config.alerts.notify)
+        self._try("health", lambda: self.health.configure(config.ejection), None)
+        self._try("experiments", lambda: self.experiments.configure(config.experiment, table), None)
+        self._try("alerts", lambda: self.alerts.configure(config.alerts), None)
+        self._try("telling", lambda: self.sender.configure(config.alerts.notify), None)
 
     def renew(self) -> None:
         """Send every worker the table once more: files that it names were written anew."""
@@ -123,18 +124,23 @@ class Stages:
 
     async def close(self, deadline_s: float) -> None:
         """Hand out what is left; nobody is waited for longer than ``deadline_s``."""
-        await self.sender.close(deadline_s / 2)
+        try:
+            await self.sender.close(deadline_s / 2)
+        except Exception:  # the other hosts, and the exports after us, are told all the same
+            _log.exception("telling failed at the end")
         if self.sharing is not None:  # what was told just now, too
             await self.sharing.close(deadline_s / 2)
 
     def watched(self) -> Watched:
         """For every snapshot."""
         return Watched(
-            experiments=self.experiments.stats(),
-            ejected=self.health.ejected(),
-            alerts=self.alerts.counts(),
-            notified=self.sender.counts(),
-            mirrored=self.pairs.results(self._controller.workers.not_copied()),
+            experiments=self._try("experiments", self.experiments.stats, ()),
+            ejected=self._try("health", self.health.ejected, {}),
+            alerts=self._try("alerts", self.alerts.counts, {}),
+            notified=self._try("telling", self.sender.counts, {}),
+            mirrored=self._try(
+                "pairs", lambda: self.pairs.results(self._controller.workers.not_copied()), {}
+            ),
         )
 
     def routers(self, reads: Guard, changes: Changes) -> list[APIRouter]:
@@ -147,14 +153,15 @@ class Stages:
             mirrors_router(self._controller, self.pairs, reads),
         ]
 
-    def _try(self, name: str, act: Callable[[], None]) -> None:
+    def _try(self, name: str, act: Callable[[], _T], otherwise: _T) -> _T:
         """Do it; whatever goes wrong in who only looks on must not end the control process."""
         try:
-            act()
+            return act()
         except Exception:
             self._failed += 1
             if self._failed <= _LOGGED_MOST:
                 _log.exception("%s failed", name)
+            return otherwise
 
     def _join(self, fleet: Fleet | None) -> Sharing | None:
         """With the other hosts, where there is a Redis: each part by its ``sync``."""
