@@ -131,6 +131,22 @@ def test_while_the_store_is_away_each_host_judges_and_tells_by_itself(away_s: in
     assert len(ended) <= told
 
 
+def test_who_told_alone_and_by_its_own_name_tells_the_end_of_it() -> None:
+    world = World(2, shared=True)
+    world.run(150, lambda host: host.ends(good=2))
+    world.place.away = True
+    # The second one's requests begin to fail later: it calls its alert otherwise.
+    world.run(120, lambda host: host.ends(failed=2) if host.name == "host0" or world.now_s > 195 else None)
+    begun = {each.notices[0].incident for each in world.of("errors", "firing")}
+    assert len(begun) == 2
+    world.place.away = False
+    world.run(60, lambda host: host.ends(failed=2))
+    world.run(400, lambda host: host.ends(good=2))
+    ended = [each.notices[0].incident for each in world.of("errors", "resolved")]
+    assert sorted(ended) == sorted(begun)
+    assert len(world.of("errors", "firing")) == 2
+
+
 def test_the_slots_of_an_outage_of_the_store_are_told_after_it() -> None:
     world = World(2, shared=True)
     world.run(100, lambda host: host.ends(good=1))
