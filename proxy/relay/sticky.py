@@ -29,7 +29,8 @@ from proxy.relay.visitor import remembering, visitor
 
 #: Bytes of a session's key; a longer one is none.
 KEY_MAX: Final = 4096
-#: Rows of counts that are kept of what no table has any more; past it the oldest are let go.
+#: Rows of counts that are kept of what no table has any more; past it the oldest are let go once they were
+#: told as they are.
 _PAST: Final = 32
 
 _EVEN: Final = 2.0**-53
@@ -179,6 +180,7 @@ class Assignments:
 
     def __init__(self) -> None:
         self._counted: dict[tuple[str, str, str], Assigned] = {}
+        self._told: dict[tuple[str, str, str], int] = {}  # how many requests of each the last beat told
 
     def renew(self, table: Table) -> None:
         """A table is taken: what it may assign is counted, from 0 where it is new."""
@@ -195,7 +197,8 @@ class Assignments:
                         row.buckets = [0] * BUCKETS
                     self._counted[key] = row  # last, so that the oldest stand first
         past = [key for key in self._counted if key not in present]
-        for key in past[: max(len(past) - _PAST, 0)]:
+        told = [key for key in past if _all(self._counted[key]) == self._told.get(key, 0)]
+        for key in told[: max(len(past) - _PAST, 0)]:
             del self._counted[key]
 
     def add(self, assignment: Assignment) -> None:
@@ -219,4 +222,9 @@ class Assignments:
 
     def told(self) -> list[Assigned]:
         """For a beat."""
+        self._told = {key: _all(row) for key, row in self._counted.items()}
         return list(self._counted.values())
+
+
+def _all(row: Assigned) -> int:
+    return row.session + row.draw + row.no_key + row.forced

@@ -399,6 +399,25 @@ def test_what_is_counted_is_bounded_and_what_is_in_force_is_kept() -> None:
     assert [(row.split, row.backend) for row in told[-2:]] == [(f"s{number}", "a"), (f"s{number}", "b")]
 
 
+def test_tables_that_come_faster_than_beats_take_away_nothing_that_was_not_told() -> None:
+    """Several backends of a large split are taken out at once: a table for each of them, within a second."""
+    names = [f"b{number}" for number in range(20)]
+    counts, known = Assignments(), Counter[tuple[str, str]]()
+    assigned: Counter[tuple[str, str]] = Counter()
+    for number in range(60):
+        epoch = f"e|{number}"
+        counts.renew(table(SplitSpec("one", tuple((name, 1) for name in names), "", epoch=epoch)))
+        for name in names[: number % 5]:
+            counts.add(Assignment("one", name, "draw", epoch=epoch))
+            assigned[name, epoch] += 1
+        if number % 7 == 6:  # a beat
+            known |= Counter({(row.backend, row.epoch): row.draw for row in counts.told()})
+    known |= Counter({(row.backend, row.epoch): row.draw for row in counts.told()})
+    assert known == assigned
+    counts.renew(table())
+    assert len(counts.told()) == _PAST
+
+
 class Fixed:
     """A hash that always comes out the same."""
 
