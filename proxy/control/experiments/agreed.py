@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from proxy.control.experiments.book import Book, merged
+from proxy.control.experiments.book import Book
 from proxy.control.experiments.experiment import Entry, Experiment
-from proxy.control.experiments.packing import Reader, Writer
+from proxy.control.experiments.packing import Others, Reader, Writer
 from proxy.control.shared import Shared
 from scoring.compare_sums import BUCKETS
 
@@ -37,7 +37,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self._writers: dict[str, Writer] = {}
-        self._readers: dict[str, dict[str, Reader]] = {}
+        self._others: dict[str, Others] = {}
         self._written: dict[str, tuple[bytes, int]] = {}  # by hash and field: what, and when
         self._forgotten: list[str] = []
 
@@ -103,29 +103,19 @@ class Hosts:
         self._read(experiment, dict(sorted(fields.items())[:HOSTS_MAX]), len(fields))
 
     def _read(self, experiment: Experiment, fields: dict[str, bytes], found: int) -> None:
-        readers = self._readers.setdefault(experiment.spec.name, {})
-        if experiment.split is None:
+        if experiment.split is None and experiment.others is None:
             self._take_buckets(experiment, fields)
-        new, unread = False, found - len(fields)
-        for who, data in fields.items():
-            reader = readers.get(who)
-            if reader is None or reader.buckets != experiment.book.buckets:
-                reader = readers[who] = Reader(experiment.spec.digest, experiment.book.buckets)
-            try:
-                new = reader.read(data) or new
-            except ValueError as error:
-                _log.warning("experiment %s: %s", experiment.spec.name, error)
-            unread += reader.bad
-        for who in readers.keys() - fields.keys():
-            del readers[who]
-            new = True
-        books = [reader.book for reader in readers.values() if reader.book is not None]
-        experiment.strangers = sum(reader.stranger for reader in readers.values())
-        experiment.unread = unread
-        experiment.hosts = len(books) + (experiment.split is not None)
-        if new:
-            experiment.others = merged(books, experiment.book.buckets) if books else None
-            experiment.stale()
+        name, buckets = experiment.spec.name, experiment.book.buckets
+        others = self._others.get(name)
+        if others is None or others.buckets != buckets:
+            others = self._others[name] = Others(experiment.spec.digest, buckets)
+        for wrong in others.read(fields):
+            _log.warning("experiment %s: %s", name, wrong)
+        experiment.others = others.book if others.hosts else None
+        experiment.strangers = others.strangers
+        experiment.unread = found - len(fields) + others.unread
+        experiment.hosts = others.hosts + (experiment.split is not None)
+        experiment.stale()
 
     def _take_buckets(self, experiment: Experiment, fields: dict[str, bytes]) -> None:
         """Who counts nothing itself goes by those who do."""
@@ -145,7 +135,7 @@ class Hosts:
     def forget(self, name: str) -> None:
         """It is among the last ones no more."""
         self._writers.pop(name, None)
-        self._readers.pop(name, None)
+        self._others.pop(name, None)
         self._written.pop(name, None)
         self._written.pop(f"experiment:{name}", None)
         self._forgotten.append(name)

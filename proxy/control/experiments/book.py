@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -113,6 +113,7 @@ class Book:
         self.buckets = buckets
         self.epochs: dict[str, Pair] = {}
         self.sides = (Side(), Side())
+        self.beyond = 0  # of others, under more different weights than are kept
         self.left_out = 0  # requests under more different weights than are kept
         self.unbooked = 0  # requests that could not be booked: a fault of ours
         self.changed: set[str] = set()  # epochs, since somebody emptied it
@@ -179,23 +180,33 @@ class Book:
         """Add another's, whose ``buckets`` are the same."""
         other.flush()
         self.flush()
-        for epoch, pair in other.epochs.items():
-            mine = self.epoch(epoch)
-            if mine is None:
-                self.left_out += sum(sums.recorded for sums in pair)
-                continue
-            for one, two in zip(mine, pair, strict=True):
-                one.merge(two)
-            self._count(pair)
+        before = self.beyond
+        self.add_sums(other.epochs)
+        self.left_out += self.beyond - before
         for side, more in zip(self.sides, other.sides, strict=True):
             side.merge(more)
         self.left_out += other.left_out
         self.unbooked += other.unbooked
 
-    def put(self, epoch: str, pair: Pair) -> None:
-        """What somebody counted under weights that nothing was counted under yet; it is not written to."""
-        self.epochs[epoch] = pair
-        self._count(pair)
+    def add_sums(self, sums: Mapping[str, Pair]) -> None:
+        """Add what somebody counted, or take it away: sums by epoch, of any sign."""
+        for epoch, pair in sums.items():
+            mine = self.epoch(epoch)
+            if mine is None:
+                self.beyond += sum(each.recorded for each in pair)
+                continue
+            for one, two in zip(mine, pair, strict=True):
+                one.merge(two)
+            self._count(pair)
+            if not any(each.recorded or each.assigned.any() for each in mine):
+                del self.epochs[epoch]  # all of it was taken away
+
+    def describe(self, sides: Sequence[tuple[Side, Side]]) -> None:
+        """What describes the arms is what these say together."""
+        self.sides = (Side(), Side())
+        for pair in sides:
+            for side, more in zip(self.sides, pair, strict=True):
+                side.merge(more)
 
     def _count(self, pair: Pair) -> None:
         for arm, sums in enumerate(pair):

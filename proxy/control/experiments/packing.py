@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from proxy.control.experiments.book import EPOCHS_MAX, Book, Side
+from proxy.control.experiments.arms import arms_of
+from proxy.control.experiments.book import CANDIDATE, CONTROL, EPOCHS_MAX, Book, Pair, Side
 from scoring.codec import pack_histogram, unpack_histogram
 from scoring.compare_sums import ALL, BUCKETS, ArmSums
 
@@ -140,21 +141,26 @@ class Writer:
 
 
 class Reader:
-    """Reads what one control process wrote, again and again; what is as it was is not unpacked anew."""
+    """Reads what one control process wrote, again and again, as what is new since; keeps it packed."""
 
     def __init__(self, digest: str, buckets: int) -> None:
         self._digest = digest
-        self.buckets = buckets
-        self.bad = False  # what it wrote last could not be read
+        self._buckets = buckets
         self._data: bytes | None = None
-        self._known: Mapping[str, tuple[bytes, bytes]] = {}
-        self.book: Book | None = None  # None: nothing that may be merged was read
-        self.stranger = False  # it counts for other terms
+        self._epochs: dict[str, tuple[bytes, bytes]] = {}
+        self.sides: tuple[Side, Side] | None = None  # None: nothing that may be merged was read
+        self.left_out = 0
+        self.unbooked = 0
+        self.bad = False  # what it wrote last could not be read
+        self.stranger = False  # it counts for other terms, or by other groups of sessions
 
-    def read(self, data: bytes) -> bool:
-        """Whether it is anything new.  ``ValueError`` where it is none: what was read before stays."""
+    def read(self, data: bytes) -> dict[str, Pair] | None:
+        """By epoch what is to be added to all that was read before; ``None``: it is as it was.
+
+        ``ValueError`` where it is no such thing: what was read before stays.
+        """
         if data == self._data:
-            return False
+            return None
         self._data, self.bad = data, True
         if len(data) > BYTES_MAX:
             raise ValueError(f"{len(data)} bytes are more than an experiment's counts")
@@ -164,22 +170,91 @@ class Reader:
             raise ValueError(f"not the counts of an experiment: {error}") from error
         if packed.version != VERSION or len(packed.epochs) > EPOCHS_MAX:
             raise ValueError("the counts of an experiment as another version writes them")
-        self.stranger = packed.digest != self._digest or packed.buckets != self.buckets
-        self.book = None if self.stranger else self._opened(packed)
-        self._known, self.bad = packed.epochs, False
-        return True
+        for epoch in packed.epochs:
+            arms_of(epoch)  # ``ValueError``
+        stranger = packed.digest != self._digest or packed.buckets != self._buckets
+        epochs = {} if stranger else packed.epochs
+        news = self._news(epochs)
+        control, candidate = packed.sides
+        sides = None if stranger else (unpack_side(control), unpack_side(candidate))
+        # Nothing is taken before all of it was understood.
+        self._epochs, self.sides, self.stranger, self.bad = epochs, sides, stranger, False
+        self.left_out, self.unbooked = packed.left_out, packed.unbooked
+        return news
 
-    def _opened(self, packed: PackedBook) -> Book:
-        before = {} if self.book is None else self.book.epochs
-        book = Book(self.buckets)
-        for epoch, blobs in packed.epochs.items():
-            if blobs == self._known.get(epoch) and epoch in before:
-                book.put(epoch, before[epoch])
+    def gone(self) -> dict[str, Pair]:
+        """What is to be added to take all of it away."""
+        news = self._news({})
+        self._epochs, self.sides = {}, None
+        return news
+
+    def _news(self, epochs: dict[str, tuple[bytes, bytes]]) -> dict[str, Pair]:
+        news: dict[str, Pair] = {}
+        for epoch in {**self._epochs, **epochs}:
+            before, after = self._epochs.get(epoch), epochs.get(epoch)
+            if before != after:
+                control, candidate = (self._difference(before, after, arm) for arm in (CONTROL, CANDIDATE))
+                news[epoch] = (control, candidate)
+        return news
+
+    def _difference(
+        self, before: tuple[bytes, bytes] | None, after: tuple[bytes, bytes] | None, arm: int
+    ) -> ArmSums:
+        out = ArmSums(self._buckets) if before is None else negative(unpack_sums(before[arm]))
+        if after is not None:
+            out.merge(unpack_sums(after[arm]))  # ``ValueError`` for other buckets
+        return out
+
+
+def negative(sums: ArmSums) -> ArmSums:
+    """What merged with them gives nothing."""
+    out = ArmSums(sums.buckets)
+    out.assigned, out.requests, out.y, out.x = -sums.assigned, -sums.requests, -sums.y, -sums.x
+    out.recorded = -sums.recorded
+    out.squares = [[-number for number in three] for three in sums.squares]
+    return out
+
+
+class Others:
+    """What other control processes counted of one experiment, merged: of each only what it wrote is kept."""
+
+    def __init__(self, digest: str, buckets: int) -> None:
+        self._digest = digest
+        self.buckets = buckets
+        self.book = Book(buckets)
+        self._readers: dict[str, Reader] = {}
+
+    def read(self, fields: Mapping[str, bytes]) -> list[str]:
+        """What each of them wrote last, whole: what could not be read, in words."""
+        wrong = []
+        for who in self._readers.keys() - fields.keys():
+            self.book.add_sums(self._readers.pop(who).gone())
+        for who, data in fields.items():
+            reader = self._readers.setdefault(who, Reader(self._digest, self.buckets))
+            try:
+                news = reader.read(data)
+            except ValueError as error:
+                wrong.append(str(error))
                 continue
-            pair = (unpack_sums(blobs[0]), unpack_sums(blobs[1]))
-            if any(sums.buckets != self.buckets for sums in pair):
-                raise ValueError("sums with other buckets than the experiment's")
-            book.put(epoch, pair)
-        book.sides = (unpack_side(packed.sides[0]), unpack_side(packed.sides[1]))
-        book.left_out, book.unbooked = packed.left_out, packed.unbooked
-        return book
+            if news is not None:
+                self.book.add_sums(news)
+        told = [reader for reader in self._readers.values() if reader.sides is not None]
+        self.book.describe([reader.sides for reader in told if reader.sides is not None])
+        self.book.unbooked = sum(reader.unbooked for reader in told)
+        self.book.left_out = self.book.beyond + sum(reader.left_out for reader in told)
+        return wrong
+
+    @property
+    def hosts(self) -> int:
+        """Of how many something is merged."""
+        return sum(reader.sides is not None for reader in self._readers.values())
+
+    @property
+    def strangers(self) -> int:
+        """How many count by other terms."""
+        return sum(reader.stranger for reader in self._readers.values())
+
+    @property
+    def unread(self) -> int:
+        """Of how many the last word could not be read."""
+        return sum(reader.bad for reader in self._readers.values())

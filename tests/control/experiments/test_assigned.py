@@ -108,6 +108,17 @@ def test_every_assignment_that_was_told_counts_once(steps: list[Any]) -> None:
         assert np.array_equal(np.zeros(BUCKETS) if counts.buckets is None else counts.buckets, expected)
 
 
+def test_a_row_that_was_let_go_begins_anew() -> None:
+    workers = Workers()
+    worker = workers.hello(hello())
+    key = ("s", "a", "e|a=1")
+    for rows in ([Assigned(*key, draw=3)], [], [Assigned(*key, draw=3)], [Assigned(*key, draw=4)]):
+        workers.beat(worker, beat(assigned=rows))
+    assert workers.assigned()[key].draw == 3 + 4
+    workers.beat(worker, beat(assigned=[Assigned(*key, draw=1)]))  # and between two beats
+    assert workers.assigned()[key].draw == 3 + 4 + 1
+
+
 def test_memory_is_bounded_and_the_latest_keys_stay() -> None:
     workers = Workers()
     worker = workers.hello(hello())

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy.control.experiments.book import CANDIDATE, CONTROL
-from proxy.control.experiments.experiment import SETTLING_NS, share_of
+from proxy.control.experiments.experiment import SETTLING_NS, Entry, share_of
 from proxy.control.shared import Unshared
 from proxy.link import Facts, SplitSpec
 from scoring.compare import Plan, compare
@@ -203,6 +203,19 @@ def test_files_that_differ_are_told_and_not_merged() -> None:
         assert seen(host).hosts == 1
         assert seen(host).control.recorded + seen(host).candidate.recorded == 400
         assert seen(host).state == "running"
+
+
+def test_one_name_written_at_the_same_moment_is_the_firsts() -> None:
+    lab = Lab()
+    one, two = lab.host("one"), lab.host("two")
+    one.experiments.start(spec(), "ann")
+    two.experiments.start(spec(requests=7000), "bob")
+    one.sync()
+    nothing_yet: dict[str, Entry] = {}  # as two had read it just before
+    known = two.experiments._known["exp"]
+    asyncio.run(two.experiments._hosts.agree(two.shared, known, nothing_yet))
+    assert known.conflict
+    assert "with other terms" in seen(two).notes[0]
 
 
 def test_two_that_begin_at_once_in_one_split_the_first_goes_on() -> None:
