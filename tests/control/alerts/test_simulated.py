@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from proxy.control.alerts.judge import Judge, Verdict, key_of
-from proxy.control.alerts.life import Life
 from proxy.control.alerts.rings import SLOT_NS, Book, Tally
-from proxy.control.alerts.rules import Rules, burn_of
+from proxy.control.alerts.rules import Rules
 from proxy.control.settle import GroupKey
+from proxy.link import Match, SloSpec
 from scoring.alarm_live import Speeds
-from scoring.burn import BurnRate
+from tests.control.alerts.hosts import World
 from tests.scoring.alarm_run import FROZEN_P50_MS, FROZEN_P99_MS, Fired, run
 from tests.scoring.alarm_run import Rules as Simulated
 from tests.scoring.alarm_traffic import INCIDENTS, SLOT_S, Traffic, quantile_ms, simulate
@@ -20,7 +20,6 @@ KEY = GroupKey("canary", "llama", "chat")
 #: The wall clock's slot of the simulation's first: any, but a minute need not begin there.
 FIRST = 179_514_451
 LABELS = tuple(zip(GroupKey._fields, KEY, strict=True))
-BURNS = {"burn_1h": BurnRate(0.98, 14.4), "burn_6h": BurnRate(0.98, 6, 21_600, 1_800)}
 
 
 def tally(traffic: Traffic, at: int) -> Tally:
@@ -50,14 +49,13 @@ def drift(traffic: Traffic, rules: Rules, at: int) -> Verdict:
 
 
 def live(traffic: Traffic) -> list[Fired]:
-    """Book, judge and life, as the stage goes through them."""
-    book, judge, life = Book(), Judge(), Life()
-    rules = Rules(burns={"chat": tuple(burn_of(rule) for rule in BURNS.values())})
+    """What a host says of the same slots."""
+    stage = World(slos=[SloSpec("chat", Match(), ((0, 1),), 1, objective=0.98)]).hosts[0].alerts
     for at in range(traffic.slots):
-        book.advance(FIRST + at)
-        book.replace(FIRST + at, {KEY: tally(traffic, at)})
-        verdicts = [*judge.judge(book, rules, FIRST + at, life.fires), drift(traffic, rules, at)]
-        life.step(verdicts, (FIRST + at + 1) * SLOT_NS)
+        stage.own.advance(FIRST + at)
+        stage.own.replace(FIRST + at, {KEY: tally(traffic, at)})
+        stage.evaluate(stage.own, FIRST + at, [drift(traffic, stage.rules, at)])
+    life = stage.life
     windows = {"1h/5m": "burn_1h", "6h/30m": "burn_6h"}
 
     def since(at_ns: int) -> float:
