@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format bench soak fuzz docs clean
+.PHONY: help demo test lint format bench soak fuzz alerts-table docs clean
 
 help:
-	@echo "make demo    two simulated engines behind one Legato, a live table, a report (under two minutes)"
-	@echo "make test    lint, types, import contracts and tests: what CI runs"
-	@echo "make lint    only lint, format, types and import contracts"
-	@echo "make bench   measure Legato beside no proxy, itself and a plain FastAPI + httpx proxy (needs gcc)"
-	@echo "make soak    an hour of streams with Redis, OTLP and scraping on: does anything grow (MINUTES=60)"
-	@echo "make fuzz    feed the tap what nobody would think of, guided by coverage (SECONDS=60)"
-	@echo "make docs    write the configuration and metrics references anew from the code"
-	@echo "make clean   remove the virtual environment and caches"
+	@echo "make demo         two simulated engines behind one Legato, a live table, a report (under two minutes)"
+	@echo "make test         lint, types, import contracts and tests: what CI runs"
+	@echo "make lint         only lint, format, types and import contracts"
+	@echo "make bench        measure Legato beside no proxy, itself and a plain FastAPI + httpx proxy (needs gcc)"
+	@echo "make soak         an hour of streams with Redis, OTLP and scraping on: does anything grow (MINUTES=60)"
+	@echo "make fuzz         feed the tap what nobody would think of, guided by coverage (SECONDS=60)"
+	@echo "make alerts-table what the alert rules find of simulated traffic, into deploy/runbooks/README.md"
+	@echo "make docs         write the configuration and metrics references anew from the code"
+	@echo "make clean        remove the virtual environment and caches"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +57,9 @@ soak: $(VENV)/.installed
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m deploy.fuzz --seconds $(SECONDS)
+
+alerts-table: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.scoring.alarm_table
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m proxy.reference

@@ -28,6 +28,8 @@ LAG_S: Final = 0.05
 UNMEASURED: Final = 0.05
 #: Not measured because somebody wanted it so, or because there was nothing.
 _NO_FAULT: Final = frozenset({"switched_off", "no_tokens"})
+#: What is let go in ordinary times: arrivals of very long streams are thinned.
+_ORDINARY: Final = frozenset({"arrivals"})
 #: Fewer streams than these say nothing of a share.
 _STREAMS: Final = 20
 TROUBLE_S: Final = 300
@@ -217,7 +219,7 @@ def _seen(snapshot: Snapshot, now_ns: int) -> _Seen:
         now_ns,
         snapshot.lag.counts,
         snapshot.lag.bounds,
-        sum(snapshot.dropped.values()),
+        sum(count for what, count in snapshot.dropped.items() if what not in _ORDINARY),
         sum(count for why, count in snapshot.unmeasured.items() if why not in _NO_FAULT),
         sum(group.hists["legato_fluidity_ratio"].count for group in snapshot.groups),
         dict(snapshot.export_failures),

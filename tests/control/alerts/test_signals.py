@@ -145,6 +145,7 @@ def after(seconds: int, of: Any) -> dict[str, bool]:
         (lambda look: {"lag": lag(1_000 * look, 0, 500, 0, 0)}, 300, set()),  # long ago
         (lambda look: {"dropped": {"facts": 7}}, 300, set()),  # long ago
         (lambda look: {"dropped": {"facts": look // 3}}, 300, {"dropped"}),
+        (lambda look: {"dropped": {"arrivals": 1000 * look}}, 300, set()),  # very long streams are ordinary
         (lambda look: {"unmeasured": {"tap_error": 30 * look}}, 300, {"unmeasured"}),
         (lambda look: {"unmeasured": {"switched_off": 30 * look, "no_tokens": 30 * look}}, 300, set()),
         (lambda look: {"unmeasured": {"tap_error": look}}, 300, set()),  # of hardly any stream
