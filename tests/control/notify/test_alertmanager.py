@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from proxy.control.alerts.notice import Message, Notice
 from proxy.control.notify.alertmanager import alert, alert_name
@@ -18,7 +18,7 @@ from proxy.control.notify.build import build
 from proxy.control.notify.sender import Sender
 from proxy.settings.notify import Alertmanager, Notifier
 from tests.control.notify.jsonschema import problems
-from tests.control.notify.notices import BORN, MESSAGES, SPIKE, S, message
+from tests.control.notify.notices import BORN, MESSAGES, ODD, SPIKE, S, message
 from tests.helpers.alertmanager import alertmanager
 from tests.helpers.procs import eventually
 from tests.helpers.receiver import Receiver, receiver, status
@@ -44,7 +44,7 @@ POSTABLE = {
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-@settings(max_examples=60, deadline=None)
+@ODD
 @given(MESSAGES)
 def test_whatever_is_told_is_as_its_document_and_its_data_model_say(told: Message) -> None:
     made = json.loads(json.dumps([alert(notice) for notice in told.notices]))

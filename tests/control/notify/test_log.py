@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from proxy.control.alerts.notice import Message
 from proxy.control.notify.log import Log, line
-from tests.control.notify.notices import MESSAGES, SPIKE, message
+from tests.control.notify.notices import MESSAGES, ODD, SPIKE, message
 
 
 def test_one_line_says_it_all() -> None:
@@ -22,7 +22,7 @@ def test_one_line_says_it_all() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@ODD
 @given(MESSAGES)
 def test_a_line_stays_a_line_whatever_it_holds(told: Message) -> None:
     for notice in told.notices[:4]:

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from proxy.control.alerts.notice import Message
 from proxy.control.notify.base import Origin, Outcome
@@ -20,7 +20,7 @@ from proxy.control.notify.build import build
 from proxy.control.notify.slack import cut, escape, payload
 from proxy.settings.notify import Notifier, Slack
 from tests.control.notify.jsonschema import problems
-from tests.control.notify.notices import MESSAGES, message
+from tests.control.notify.notices import MESSAGES, ODD, message
 from tests.helpers.receiver import OK, Behaviour, receiver, status
 
 
@@ -98,7 +98,7 @@ def mrkdwn(told: dict[str, Any]) -> list[str]:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@ODD
 @given(MESSAGES)
 def test_whatever_is_told_keeps_slacks_limits_and_mentions_nobody(told: Message) -> None:
     made = json.loads(json.dumps(payload(told)))

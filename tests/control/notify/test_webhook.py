@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from proxy.control.alerts.notice import Message
 from proxy.control.notify.base import Origin, Outcome
@@ -19,7 +19,7 @@ from proxy.control.notify.reference import FILE, document
 from proxy.control.notify.webhook import payload, signature
 from proxy.settings.notify import Notifier, Webhook
 from tests.control.notify.jsonschema import problems
-from tests.control.notify.notices import BORN, MESSAGES, S, message
+from tests.control.notify.notices import BORN, MESSAGES, ODD, S, message
 from tests.helpers.receiver import Received, receiver, status
 from tests.helpers.tools import need
 
@@ -41,10 +41,16 @@ def test_the_document_is_current() -> None:
     assert FILE.read_text(encoding="utf-8") == document(), "run python -m proxy.control.notify.reference"
 
 
-@settings(max_examples=60, deadline=None)
+@ODD
 @given(MESSAGES)
 def test_whatever_is_told_is_as_the_document_says(told: Message) -> None:
     assert problems(json.loads(payload(told, ORIGIN)), SCHEMA) == []
+
+
+def test_json_has_no_infinity() -> None:
+    inf, nan = float("inf"), float("nan")
+    told = json.loads(payload(message(1, value=nan, figures={"a": inf, "b": 1.0, "c": nan}), ORIGIN))
+    assert (told["notices"][0]["value"], told["notices"][0]["figures"]) == (None, {"b": 1.0})
 
 
 @pytest.mark.parametrize(
