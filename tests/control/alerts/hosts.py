@@ -48,12 +48,13 @@ class Told:
 
 @dataclass
 class Out:
-    """Who tells: takes messages, and hands them over after ``slow_s``."""
+    """Who tells: takes messages, and hands them over after ``slow_s``; never to who is in ``refuse``."""
 
     world: World
     host: str
     names: tuple[str, ...] = ("ops",)
     slow_s: float = 0
+    refuse: tuple[str, ...] = ()
     waiting: list[tuple[float, str, Message]] = field(default_factory=list)
     held: tuple[Notice, ...] = ()
     taken: Callable[[str, Message], None] = lambda name, message: None
@@ -69,7 +70,7 @@ class Out:
         return []
 
     def deliver(self) -> None:
-        due = [each for each in self.waiting if each[0] <= self.world.now_s]
+        due = [each for each in self.waiting if each[0] <= self.world.now_s and each[1] not in self.refuse]
         self.waiting = [each for each in self.waiting if each not in due]
         for _, name, message in due:
             self.world.told.append(Told(self.world.now_s, self.host, name, message))

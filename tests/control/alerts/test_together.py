@@ -56,6 +56,34 @@ def test_a_holder_killed_in_mid_incident(slow_s: float) -> None:
     assert over[0].notices[0].incident == firing[0].notices[0].incident
 
 
+def test_who_takes_over_tells_only_those_who_did_not_take_it() -> None:
+    world = World(2, shared=True)
+    for host in world.hosts:
+        host.out.names, host.out.refuse = ("ops", "slack"), ("slack",)
+    world.run(260, busy)
+    (first,) = world.of("errors", "firing")
+    assert first.name == "ops"
+    holder, other = sorted(world.hosts, key=lambda host: host.name != first.host)
+    holder.alive, other.out.refuse = False, ()
+    world.run(40, busy)
+    assert [(each.host, each.name) for each in world.of("errors", "firing")] == [
+        (holder.name, "ops"),
+        (other.name, "slack"),
+    ]
+
+
+def test_what_begins_anew_is_not_taken_for_what_a_dead_host_called_it() -> None:
+    world = World(2, shared=True)
+    world.run(260, busy)
+    (first,) = world.of("errors", "firing")
+    next(host for host in world.hosts if host.name == first.host).alive = False
+    world.run(200, lambda host: host.ends(good=2))
+    assert len(world.of("errors", "resolved")) == 1
+    world.run(60, lambda host: host.ends(failed=2))
+    incidents = [each.notices[0].incident for each in world.of("errors", "firing")]
+    assert len(incidents) == len(set(incidents)) == 2, "it is told again, as another one"
+
+
 def test_the_one_who_takes_over_goes_on_repeating() -> None:
     world = World(2, shared=True, settings={"repeat": "5m"})
     world.run(260, busy)
