@@ -256,6 +256,10 @@ def test_a_candidate_that_is_surely_worse(abort: bool) -> None:
     if not abort:
         assert view.state == "running"
         assert host.weights.splits()[0].arms == {"control": 70, "candidate": 20, "third": 10}
+        for _ in range(10):  # what was said stays, though it is mended
+            host.serve(200)
+            host.second()
+            assert host.experiments.alarms() == [alarm]
         return
     assert (view.state, view.ended_by, view.ended_for) == ("aborted", "experiment exp", alarm.what)
     now = host.weights.splits()[0]
