@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from proxy.control.alerts.notice import Notice
+from proxy.control.alerts.notice import Notice, Worst
 from proxy.control.alerts.rings import GROUPS, KEPT, LONG, Book, Tally
+from proxy.control.alerts.worst import Worsts
 from proxy.control.settle import GroupKey
 from proxy.link import BackendNow, FactsBatch, Match, SloSpec
 from proxy.settings.alerts import Alerts as Settings
@@ -338,3 +339,16 @@ def test_what_comes_late_is_booked_near_its_time() -> None:
 def test_tallies_add_up_without_overflow() -> None:
     big = Tally(*[2**31 - 1] * 9)
     assert big.plus(big) == big
+
+
+def test_the_worst_of_two_minutes_are_kept_and_no_more() -> None:
+    key, worsts = GroupKey("b", "m", "s"), Worsts()
+    for slot in range(60, 72):
+        for missed in (3, 90 if slot == 61 else 7, 1):
+            worsts.add(key, slot, "missed", Worst(f"r{slot}-{missed}", None, None, "completed", missed, 0.5))
+    assert [one.missed for one in worsts.of(key, 71, "missed")] == [90, 7, 7, 7, 7]
+    assert worsts.of(key, 71, "failed") == ()
+    worsts.add(key, 77, "missed", Worst("late", None, None, "completed", 2, 0.5))
+    assert [one.missed for one in worsts.of(key, 77, "missed")] == [7, 7, 7, 7, 7], "not what is older"
+    worsts.add(key, 83, "missed", Worst("last", None, None, "completed", 2, 0.5))
+    assert [one.id for one in worsts.of(key, 83, "missed")] == ["last", "late"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.link import BackendNow
 from tests.control.alerts.hosts import GROUP, Host, World
 
 
@@ -191,6 +192,37 @@ def test_the_slots_of_an_outage_of_the_store_are_told_after_it() -> None:
         ]
         assert sum(slots) == pytest.approx(400, abs=2)
         assert max(slots) <= 20
+
+
+def test_a_new_host_knows_the_budget_of_the_hours_before() -> None:
+    world = World(1, shared=True)
+    world.run(5_400, lambda host: host.ends(failed=1) if round(host.world.now_s) % 20 == 0 else None)
+    world.hosts[0].alive = False
+    world.hosts.append(world.host("host1"))
+    world.run(11)
+    book = world.hosts[1].alerts.together._merged
+    assert book.head is not None
+    counted, bad = book.long("default", book.head + 1, 2_160)
+    assert counted == bad == pytest.approx(270, abs=3), "of which the last hour alone has 180"
+    assert (book.head - book.begun) * 10 == pytest.approx(5_400, abs=120)
+
+
+@pytest.mark.parametrize("sees", [0, 1])
+def test_what_one_host_alone_sees_is_told_for_all(sees: int) -> None:
+    """One of them cannot reach a backend; who tells may be another."""
+    world = World(2, shared=True, backends=["default"])
+
+    def each(host: Host) -> None:
+        up = host.name != f"host{sees}"
+        host.flies(0, 0, backends=[BackendNow("default", up, 0, 0, 0, 1)])
+
+    world.run(60, each)
+    (told,) = world.of("backend_down", "firing")
+    assert told.notices[0].labels == {"backend": "default"}
+    assert all(host.alerts.life.fires('backend_down{backend="default"}') for host in world.hosts)
+    world.hosts[sees].alive = False  # and nobody says so any more
+    world.run(90, each)
+    assert len(world.of("backend_down", "resolved")) == 1
 
 
 def test_what_another_version_wrote_is_passed_over() -> None:
