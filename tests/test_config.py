@@ -208,12 +208,14 @@ timeouts: {connect: 1s, idle: 1s}
 admin: {listen: 127.0.0.1:2, token_file: /dev/null}
 """
     )
+    token = Path(file).with_name("token")
+    token.write_text("hunter2\n")
     env = {
         "LEGATO_WORKERS": "3",
         "LEGATO_LISTEN": "[::1]:3,unix:/run/legato.sock",
         "LEGATO_TIMEOUTS__CONNECT": "3s",
         "LEGATO_ADMIN": "127.0.0.1:3",
-        "LEGATO_ADMIN__TOKEN_FILE": file,
+        "LEGATO_ADMIN__TOKEN_FILE": str(token),
     }
     config = read(file, env, workers="4")
 
@@ -221,7 +223,7 @@ admin: {listen: 127.0.0.1:2, token_file: /dev/null}
     assert config.listen == ("[::1]:3", "unix:/run/legato.sock")
     assert (config.timeouts.connect, config.timeouts.idle) == (3 * S, 1 * S)
     assert config.admin.listen == "127.0.0.1:3"
-    assert config.admin.token_file == file
+    assert config.admin.token_file == str(token)
 
 
 def test_variables_reach_named_things_as_the_file_spells_them(write: Any) -> None:

@@ -11,7 +11,7 @@ from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
 from proxy.settings.ejection_checks import cares_of_ejection, ejection_findings
 from proxy.settings.experiment_checks import experiment_findings
-from proxy.settings.files import authority, pair, readable
+from proxy.settings.files import authority, pair
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
 from proxy.settings.outside import cares_outside, otel_findings, redis_findings
@@ -23,6 +23,7 @@ from proxy.settings.route_checks import (
     split_findings,
 )
 from proxy.settings.slo import LearnedTtft, PromptRange, Slo, SloMatch
+from proxy.settings.token_checks import token_findings
 from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import SECRET_HEADERS
 from proxy.units import parse_address
@@ -58,15 +59,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
     yield from notify_findings(config.alerts, tree)
     yield from alert_findings(config)
     yield from ejection_findings(config.ejection)
-    for name in ("token_file", "write_token_file"):
-        if (path := getattr(config.admin, name)) is not None:
-            yield from readable(("admin", name), path)
-    for name in ("token", "write_token"):
-        if not tree.place(("admin", name)).startswith("LEGATO_") and ("admin", name) in tree.places:
-            yield (
-                ("admin", name),
-                f"a secret does not belong here: put it into a file and name that with {name}_file",
-            )
+    yield from token_findings(config.admin, tree)
 
 
 def _backends(config: Config, tree: Tree) -> Iterator[Finding]:
