@@ -77,19 +77,24 @@ def test_the_example_is_accepted_and_sets_most_of_what_there_is() -> None:
 
 def test_what_the_example_shows_as_comments_is_accepted_too(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    assert "  # - name: learned" in text
-    text = text.replace("  # - name: learned", "  - name: learned").replace("\n  #   ", "\n    ")
+    for entry in ("name: learned", "match: {path: /v1/*}"):
+        assert f"  # - {entry}" in text
+        text = text.replace(f"  # - {entry}", f"  - {entry}")
+    text = text.replace("\n  #   ", "\n    ")
     learned(tmp_path / "curves.yaml", ("vllm", "llama-70b", 200_000_000))
-    for line in ("by_socket: {uds", "elsewhere: {url", "redis: {url_file", "otel: {endpoint"):
+    commented = ("next: {url", "by_socket: {uds", "elsewhere: {url", "redis: {url_file", "otel: {endpoint")
+    for line in (*commented, "mirror: {", "experiment: {", "ejection: {", "url: https://legato"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     (tmp_path / "redis.url").write_text("rediss://legato:hunter2@redis\n")
     file = tmp_path / "legato.yaml"
     file.write_text(text.replace(", tls: {ca_file: ca.pem}", ""))
     config = load(Boot(file=str(file), flags={}), {})
-    assert set(config.backends) == {"vllm", "small", "by_socket", "elsewhere"}
+    assert set(config.backends) == {"vllm", "small", "next", "by_socket", "elsewhere"}
+    assert (config.experiment.name, config.ejection.enabled) == ("next", True)
+    assert config.routes[-1].mirror.backend == "next"
     assert [slo.name for slo in config.slos] == ["batch", "documents", "learned", "chat", "default"]
-    assert [kind for kind, _ in destinations(config)] == ["redis", "otel", "otel"]
+    assert [kind for kind, _ in destinations(config)] == ["redis", "otel", "otel", "notify"]
 
 
 def test_config_is_the_root() -> None:
