@@ -302,8 +302,6 @@ class Experiments:
         if not agreed.same(entry, experiment.entry):
             experiment.conflict = True
             return
-        if entry.since_unix_ns < experiment.entry.since_unix_ns:
-            experiment.entry = replace(experiment.entry, since_unix_ns=entry.since_unix_ns, by=entry.by)
         ends_here = experiment.entry.running and not entry.running
         if ends_here:
             experiment.see(self._seen(), self._unix_ns())

@@ -119,7 +119,9 @@ def headline(judged: Judged, spec: ExperimentSpec, reasons: Sequence[str]) -> st
 def _bounds(judged: Judged) -> str:
     assert judged.low is not None
     assert judged.high is not None
-    return f"{change(judged.metric, judged.low)} to {change(judged.metric, judged.high)}"
+    return (
+        f"{change(judged.metric, judged.low).removesuffix(' points')} to {change(judged.metric, judged.high)}"
+    )
 
 
 def surely_worse(judged: Judged, spec: ExperimentSpec) -> str:

@@ -304,6 +304,22 @@ def test_weights_that_come_back_are_the_same_epoch_and_a_killed_worker_is_nobody
     assert view.control.assigned - view.control.recorded - view.control.in_flight - view.control.lost == 0
 
 
+def test_weights_that_give_one_of_the_two_nothing_compare_nothing() -> None:
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    host.serve(300)
+    host.rest()
+    host.second()
+    before = compared(host)
+    for arms in ({"control": 1, "candidate": 0}, {"control": 0, "candidate": 1}):
+        host.weights.override("chat", arms, author="ann", reason="all or nothing")
+        host.serve(200)
+        host.rest()
+        host.second()
+        assert (compared(host).requests, compared(host).metrics) == (before.requests, before.metrics)
+    assert [epoch.share for epoch in seen(host).epochs] == [0.5, 0.0, 1.0]
+
+
 def test_a_picture_that_is_older_than_the_counts_makes_nothing_missing() -> None:
     """A burst: some requests began after the worker looked over its streams, and are counted already."""
     host = Lab().host()

@@ -155,11 +155,17 @@ def test_those_that_ended_last_stay() -> None:
     for number in range(ENDED_MAX + 5):
         host.lab.now_ns += S
         host.experiments.start(spec(f"e{number}"), "ann")
+        if not number:
+            host.serve(200)
+            host.second()
+            assert seen(host, "e0").control.assigned > 50
         host.experiments.stop(f"e{number}", "ann", "next")
     host.second()
     names = [view.spec.name for view in host.experiments.views()]
     assert names == [f"e{number}" for number in range(ENDED_MAX + 4, 4, -1)]
-    host.experiments.start(spec("e0"), "ann")  # long forgotten
+    host.experiments.start(spec("e0"), "ann")  # long forgotten, with all that it had counted
+    host.second()
+    assert seen(host, "e0").control.assigned == 0
 
 
 def test_a_view_is_complete_json() -> None:
