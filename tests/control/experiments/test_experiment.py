@@ -335,6 +335,34 @@ def test_a_picture_that_is_older_than_the_counts_makes_nothing_missing() -> None
     assert quiet(host), host.experiments.alarms()
 
 
+def test_where_another_stands_in_a_request_may_be_in_flight_there() -> None:
+    host = Lab(split(failover=True)).host()
+    host.experiments.start(spec(), "ann")
+    worker = host.workers[0]
+    for _ in range(200):
+        worker.assign(host, None, well)
+    for _ in range(5):  # all of them run at the control for long
+        picture = worker.picture(host.lab.now_ns)
+        for group in picture.groups:
+            group.in_flight = 200 if group.backend == "control" else 0
+        host.controller.beat(worker.held, picture)
+        host.experiments.tick()
+        host.lab.now_ns += S
+    assert quiet(host), host.experiments.alarms()
+    assert seen(host).candidate.in_flight == seen(host).candidate.assigned > 50
+
+
+def test_a_request_that_failed_before_its_first_token_waits_for_ever() -> None:
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    host.serve(600, lambda arm, random: Answer(failed=arm == "candidate" and random.random() < 0.2))
+    host.rest()
+    host.second()
+    view = seen(host)
+    assert [each.value_s is None for each in view.candidate.ttft] == [False, True, True]
+    assert [each.value_s is None for each in view.control.ttft] == [False, False, False]
+
+
 def test_what_else_a_killed_workers_backend_did_excuses_nothing() -> None:
     host = Lab().host()
     host.experiments.start(spec(), "ann")
