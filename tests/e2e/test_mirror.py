@@ -69,6 +69,16 @@ class Scene:
         assert sum(results.values()) == total
         return results
 
+    def copied(self, raw: bytes, copies: int) -> tuple[list[bytes], dict[str, int]]:
+        """Ask until so many copies were begun: on a busy machine some are let go.  Bodies, and results."""
+        bodies: list[bytes] = []
+        results: dict[str, int] = {}
+        while sum(results.values()) - results.get("dropped", 0) < copies:
+            bodies += self.ask(raw)
+            results = self.results(len(bodies))
+            assert len(bodies) < 20 * copies, results
+        return bodies, results
+
     def pairs(self) -> dict[str, Any]:
         """Those of the one backend, once nothing waits for its other half."""
         eventually(lambda: self.legato.json("/api/mirrors")["waiting"] == 0, 5, "the pairs", every_s=0.05)
@@ -119,10 +129,10 @@ IN_CHUNKS = request(
 @pytest.mark.parametrize("asked", [post(CHAT + "?q=1", BODY, *SECRETS), IN_CHUNKS], ids=["length", "chunks"])
 def test_the_shadow_gets_the_same_bytes_and_the_client_the_backends(asked: bytes) -> None:
     with scene(respond(chat_stream(["other", "words"]))) as at:
-        plain = at.ask(asked)
-        assert plain == [b"".join(chat_events(["one", "two", "three"]))]
-        assert at.results(1)["completed"] == 1
-        (sent,), (copied,) = at.backend.requests, at.shadow.requests
+        bodies, results = at.copied(asked, 1)
+        assert set(bodies) == {b"".join(chat_events(["one", "two", "three"]))}
+        assert results["completed"] == 1
+        sent, (copied,) = at.backend.requests[-1], at.shadow.requests
         assert lines(copied.raw) == lines(sent.raw)
         assert copied.target == b"/base" + sent.target
         assert copied.head.get(b"host") == b"127.0.0.1:%d" % at.shadow.port, "its own, as its backend says"
@@ -136,16 +146,18 @@ def test_the_shadow_gets_the_same_bytes_and_the_client_the_backends(asked: bytes
 
 def test_copies_are_in_nothing_that_is_said_of_users() -> None:
     with scene(respond(response(b"{}", b"application/json", b"500 Oops"))) as at:
-        at.ask(*[post(CHAT, BODY)] * 5, get("/health"))
-        assert at.results(5) == {"completed": 0, "failed": 5, "timeout": 0, "dropped": 0}
+        bodies, results = at.copied(post(CHAT, BODY), 5)
+        at.ask(get("/health"))
+        asked = len(bodies)
+        assert results == {"completed": 0, "failed": 5, "timeout": 0, "dropped": asked - 5}
         metrics = at.legato.metrics()
-        assert metrics.value("legato_requests_total") == 5
+        assert metrics.value("legato_requests_total") == asked
         assert metrics.value("legato_requests_total", backend="next") == 0
         assert metrics.value("legato_mirrored_requests_total", backend="next", result="failed") == 5
-        eventually(lambda: len(at.legato.records()) >= 5, 5, "the access log")
-        assert [record["backend"] for record in at.legato.records()] == ["stable"] * 5
+        eventually(lambda: len(at.legato.records()) >= asked, 5, "the access log")
+        assert [record["backend"] for record in at.legato.records()] == ["stable"] * asked
         page = at.legato.json("/api/requests?limit=100")
-        assert [each["backend"] for each in page["requests"]] == ["stable"] * 5
+        assert [each["backend"] for each in page["requests"]] == ["stable"] * asked
         summary = at.legato.json("/api/summary?window=1m")
         assert {group["backend"] for group in summary["groups"]} == {"stable"}
         one = at.pairs()
@@ -205,13 +217,18 @@ def test_no_shadow_is_noticed_whatever_it_does() -> None:
         before, seen = rss_bytes(worker), at.results(1, 8)
         for kind, (script, result) in SHADOWS.items():
             at.shadow.use(script)
-            assert set(at.ask(*[post(CHAT, BODY)] * 3)) == {b"".join(chat_events(["one", "two", "three"]))}
-            results = at.results(sum(seen.values()) + 3, 8)
-            new = {name: count - seen[name] for name, count in results.items()}
-            assert new[result] + new["dropped"] == 3, (kind, new)
-            assert new[result] or kind == "pours", (kind, new)  # that one may keep the worker too busy
+            for _ in range(10):  # on a busy machine all of them may be let go
+                assert set(at.ask(*[post(CHAT, BODY)] * 3)) == {
+                    b"".join(chat_events(["one", "two", "three"]))
+                }
+                results = at.results(sum(seen.values()) + 3, 8)
+                new = {name: count - seen[name] for name, count in results.items()}
+                assert new[result] + new["dropped"] == 3, (kind, new)
+                seen = results
+                if new[result] or kind == "pours":  # that one may keep the worker busy by itself
+                    break
+            assert new[result] or kind == "pours", kind
             eventually(lambda: at.shadow.open_connections() <= 3, 5, "the end of what was given up")
-            seen = results
         assert rss_bytes(worker) - before < 40 * MIB
 
 
@@ -224,15 +241,19 @@ def test_a_client_that_leaves_does_not_end_the_copy() -> None:
 
     with scene(slow) as at:
         at.backend.use(slow)
-        with RawClient(at.legato.data) as client:
-            client.send(post(CHAT, BODY))
-            client.begin()
-            copy = at.shadow.connection()
-            copy.wait_request()
-        at.backend.connection().wait_gone()
+        asked: list[bytes] = []
+        while not at.shadow.requests:  # on a busy machine a copy may be let go
+            asked.append(BODY)
+            assert len(asked) < 20
+            with RawClient(at.legato.data) as client:
+                client.send(post(CHAT, BODY))
+                client.begin()
+                eventually(lambda: at.shadow.requests or at.mirrored()["results"]["dropped"] == len(asked), 5)
+        at.backend.connection(len(asked) - 1).wait_gone()
+        copy = at.shadow.connection()
         assert copy.gone_at_ns is None
         copy.tell()
-        assert at.results(1)["completed"] == 1
+        assert at.results(len(asked))["completed"] == 1
         one = at.pairs()
         assert (one["pairs"], one["cut"]) == (1, 1)
 
@@ -284,8 +305,8 @@ def test_the_share_and_what_copies_carry_follow_a_reload() -> None:
         file.write_text(file.read_text().replace("share: 0%", "share: 100%"))
         at.legato.send_signal(Signals.SIGHUP)
         eventually(lambda: at.mirrored()["shares"] == [1.0], 5, "the reload")
-        at.ask(post(CHAT, BODY, *SECRETS))
-        assert at.results(1)["completed"] == 1
+        _, results = at.copied(post(CHAT, BODY, *SECRETS), 1)
+        assert results["completed"] == 1
         names = [name.lower() for name, _ in at.shadow.requests[0].head.headers]
         assert b"x-trace" in names
         assert not {b"authorization", b"cookie"} & set(names)
@@ -296,8 +317,8 @@ def test_a_small_answer_is_paired_too() -> None:
     ok = respond(json_response({"usage": {"completion_tokens": 4}}))
     with scene(ok) as at:
         at.backend.use(ok)
-        at.ask(*[post("/v1/embeddings", b'{"model": "m", "input": "x"}')] * 3)
-        assert at.results(3)["completed"] == 3
+        _, results = at.copied(post("/v1/embeddings", b'{"model": "m", "input": "x"}'), 3)
+        assert results["completed"] == 3
         one = at.pairs()
         assert one["metrics"]["normalized_latency"]["pairs"] == 3
         assert one["metrics"]["ttft"]["pairs"] == 0
