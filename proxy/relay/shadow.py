@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: A shadow may answer so much at once, and so much per second, of which no more is read: no model comes near
 #: it, and what would take it must not take the loop.
 _BURST: Final = 1024 * 1024
-_RATE: Final = 2 * 1024 * 1024
+_RATE: Final = 512 * 1024
 #: And so much in all; then the copy is given up.
 _ANSWER_MOST: Final = 64 * 1024 * 1024
 #: Pauses kept apart; more of them are joined to the last one.

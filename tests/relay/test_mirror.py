@@ -304,6 +304,7 @@ def test_an_answer_that_pours_is_read_slowly_and_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow_module, "_ANSWER_MOST", 3 * 2**20)
+    monkeypatch.setattr(shadow_module, "_RATE", 2 * 2**20)
 
     async def pours(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
