@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+#: Upper bounds, in nanoseconds, of the delay histograms in a ``Beat``: 2^14 (16 us) doubling to 2^32 (4.3 s).
 DELAY_BOUNDS_NS: Final = tuple(1 << i for i in range(14, 33))
 
 META_TOKENS_BITS: Final = 20
@@ -274,5 +275,3 @@ class Beat(Struct, tag=True):
 
 
 Up = Hello | FactsBatch | Beat
-
-#: Upper bounds, in nanoseconds, of the delay histograms in a ``Beat``: 2^14 (16 us) doubling to 2^32 (4.3 s).
