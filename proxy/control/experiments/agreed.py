@@ -141,10 +141,13 @@ class Hosts:
         self._forgotten.append(name)
 
     async def drop_forgotten(self, shared: Shared) -> None:
-        """Take what is over for long away."""
+        """Take what is over for long away: the name may be used again, and must find nothing."""
         if self._forgotten:
             await shared.drop(NAMES, *self._forgotten)
-            self._forgotten.clear()
+        while self._forgotten:
+            where = f"experiment:{self._forgotten[-1]}"
+            await shared.drop(where, *await shared.fetch(where))
+            self._forgotten.pop()
 
 
 def same(one: Entry, two: Entry) -> bool:

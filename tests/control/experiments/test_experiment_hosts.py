@@ -8,6 +8,7 @@ import pytest
 
 from proxy.control.experiments.book import CANDIDATE, CONTROL
 from proxy.control.experiments.experiment import SETTLING_NS, Entry, share_of
+from proxy.control.experiments.experiments import ENDED_MAX
 from proxy.control.shared import Unshared
 from proxy.link import Facts, SplitSpec
 from scoring.compare import Plan, compare
@@ -161,6 +162,35 @@ def test_stopped_or_aborted_on_one_host_is_so_on_all() -> None:
     hosts[2].sync()
     hosts[0].sync()
     assert (seen(hosts[0], "next").state, seen(hosts[0], "next").ended_by) == ("stopped", "bob")
+
+
+def test_a_name_that_was_forgotten_everywhere_finds_nothing_of_its_past() -> None:
+    lab = Lab()
+    one, two = lab.host("one"), lab.host("two")
+    for number in range(ENDED_MAX + 2):
+        lab.now_ns += S
+        one.experiments.start(spec(f"e{number}"), "ann")
+        one.sync()
+        two.sync()
+        if not number:
+            for host in (one, two):
+                host.serve(100)
+                host.rest()
+                host.second(2)
+        one.experiments.stop(f"e{number}", "ann", "next")
+        for host in (one, two):
+            host.second()
+            host.sync()
+    for host in (one, two, one):
+        host.second()
+        host.sync()
+    assert "e0" not in {view.spec.name for view in one.experiments.views()}
+    assert len(lab.place.hashes["experiments"]) == ENDED_MAX
+    one.experiments.start(spec("e0"), "ann")
+    for host in (one, two, one):
+        host.sync()
+        host.second()
+        assert (seen(host, "e0").control.assigned, seen(host, "e0").control.recorded) == (0, 0)
 
 
 def test_final_figures_outlive_every_process() -> None:
