@@ -194,10 +194,13 @@ def _judge(metric: Metric, held: _Moments, plan: Plan) -> Paired:
         return float(few(multiplier(np.array(at), plan.requests, plan.alpha), np.array(found.freedom)))
 
     effect, half = found.shadow - found.backend, reach(time) * error
+    low, high = effect - half, effect + half
+    if metric.least:  # no two shares differ by more
+        low, high = max(low, -1.0), min(high, 1.0)
     margin = plan.margins.get(metric.name, metric.margin) * (abs(found.backend) if metric.relative else 1.0)
     early = max(FIRST_REQUESTS, FIRST_SHARE * plan.requests)
     lacking = max(early / held.pairs, FIRST_REQUESTS / time, LEAST_BLOCKS / (found.freedom + 1))
-    verdict = verdict_of(metric.better, effect - half, effect + half, margin)
+    verdict = verdict_of(metric.better, low, high, margin)
     reasons: tuple[str, ...] = ()
     more: float = 0.0
     if lacking > 1 or verdict is Verdict.UNDECIDED:
@@ -211,8 +214,8 @@ def _judge(metric: Metric, held: _Moments, plan: Plan) -> Paired:
         backend=found.backend,
         shadow=found.shadow,
         effect=effect,
-        low=effect - half,
-        high=effect + half,
+        low=low,
+        high=high,
         margin=margin,
         verdict=verdict,
         reasons=reasons,

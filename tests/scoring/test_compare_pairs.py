@@ -160,6 +160,8 @@ def test_a_share_of_which_nothing_was_seen_yet_is_not_known_exactly() -> None:
     assert (one.effect, one.backend) == (0.0, 0.0)
     assert one.high is not None
     assert 3 / 400 < one.high < 6 / 400
+    few = compare_pairs(booked([(seen(), seen())] * 3), Plan(400))["errors"]
+    assert (few.low, few.high) == (-1.0, 1.0), "no two shares differ by more"
 
 
 def test_alike_within_the_margin_is_said() -> None:
