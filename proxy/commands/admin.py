@@ -9,12 +9,20 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
 #: Where it listens unless told otherwise.
 ADMIN: Final = "http://127.0.0.1:9464"
+#: The flags of every command that asks it.
+AdminUrl = Annotated[
+    str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
+]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
+]
 #: Exit status of a command that got no answer, or a refusal.
 FAILED: Final = 1
 _TIMEOUT_S: Final = 20.0

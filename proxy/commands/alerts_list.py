@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, Unanswered, admin_of, another_version, plain, refuse
+from proxy.commands.admin import (
+    ADMIN,
+    AdminUrl,
+    TokenFile,
+    Unanswered,
+    admin_of,
+    another_version,
+    plain,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,13 +48,8 @@ def show(
     all_: Annotated[
         bool, typer.Option("--all", help="The last 200 that fired; in JSON also what each rule said last.")
     ] = False,
-    admin: Annotated[
-        str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
-    ] = ADMIN,
-    token_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
-    ] = None,
+    admin: AdminUrl = ADMIN,
+    token_file: TokenFile = None,
 ) -> None:
     """Show which alerts fire, which wait, which were, and whether those who are told can be reached."""
     asked = admin_of(admin, token_file)

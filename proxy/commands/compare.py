@@ -16,7 +16,17 @@ from urllib.parse import quote
 
 import typer
 
-from proxy.commands.admin import ADMIN, Admin, Unanswered, admin_of, another_version, plain, refuse
+from proxy.commands.admin import (
+    ADMIN,
+    Admin,
+    AdminUrl,
+    TokenFile,
+    Unanswered,
+    admin_of,
+    another_version,
+    plain,
+    refuse,
+)
 from proxy.units import parse_duration
 
 if TYPE_CHECKING:
@@ -93,13 +103,8 @@ def compare(
     fail_on: Annotated[
         FailOn | None, typer.Option(help="Exit with 3 where the candidate is worse (or was sent back).")
     ] = None,
-    admin: Annotated[
-        str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
-    ] = ADMIN,
-    token_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
-    ] = None,
+    admin: AdminUrl = ADMIN,
+    token_file: TokenFile = None,
 ) -> None:
     """Say which of two backends serves users better, by how much, and how surely."""
     if watch and as_json:

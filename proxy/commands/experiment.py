@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import typer
 
-from proxy.commands.admin import ADMIN, Admin, Unanswered, admin_of, another_version, plain, refuse
+from proxy.commands.admin import ADMIN, Admin, AdminUrl, Unanswered, admin_of, another_version, plain, refuse
 from proxy.units import parse_ratio
 
 _EXAMPLES: Final = """[bold]Examples[/bold]
@@ -44,9 +44,6 @@ group = typer.Typer(
 _Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="The experiment.")]
 _Author = Annotated[
     str | None, typer.Option(metavar="WHO", help="Who asks for it; shown. Default: the login name.")
-]
-_Admin = Annotated[
-    str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
 ]
 _Token = Annotated[
     str | None,
@@ -90,7 +87,7 @@ def start(
         bool, typer.Option("--abort", help="Send everything back where the candidate is surely worse.")
     ] = False,
     author: _Author = None,
-    admin: _Admin = ADMIN,
+    admin: AdminUrl = ADMIN,
     token_file: _Token = None,
 ) -> None:
     """Begin to count: what was assigned to either backend, and how it went. Terms are fixed from here on."""
@@ -113,7 +110,7 @@ def stop(
     name: _Name,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; shown.")],
     author: _Author = None,
-    admin: _Admin = ADMIN,
+    admin: AdminUrl = ADMIN,
     token_file: _Token = None,
 ) -> None:
     """End an experiment. Its figures stay, and so do the weights."""
@@ -142,7 +139,7 @@ def weights(
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; shown.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="The file's weights again.")] = False,
     author: _Author = None,
-    admin: _Admin = ADMIN,
+    admin: AdminUrl = ADMIN,
     token_file: _Token = None,
 ) -> None:
     """Show weights, or put others in place of the file's: on all hosts, with who and why, until it changes.
@@ -180,7 +177,7 @@ def status(
         str | None, typer.Argument(metavar="NAME", show_default=False, help="The experiment; or all.")
     ] = None,
     as_json: _Json = False,
-    admin: _Admin = ADMIN,
+    admin: AdminUrl = ADMIN,
     token_file: _Token = None,
 ) -> None:
     """Show experiments and how they stand, and the weights of all splits."""

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, Admin, Unanswered, admin_of, another_version, plain, refuse
+from proxy.commands.admin import (
+    ADMIN,
+    Admin,
+    AdminUrl,
+    TokenFile,
+    Unanswered,
+    admin_of,
+    another_version,
+    plain,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from proxy.curves import FrozenCurve
@@ -40,11 +50,8 @@ file is in the way or cannot be written."""
 
 
 def freeze(
-    admin: Annotated[str, typer.Option(metavar="URL", help="The admin listener.")] = ADMIN,
-    token_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The file of admin.token_file, where readers need a token."),
-    ] = None,
+    admin: AdminUrl = ADMIN,
+    token_file: TokenFile = None,
     out: Annotated[str, typer.Option(metavar="FILE", help="Where to write the curves (YAML).")] = _OUT,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this backend's.")] = None,
     model: Annotated[

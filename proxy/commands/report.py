@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, Unanswered, admin_of, another_version, refuse
+from proxy.commands.admin import ADMIN, AdminUrl, TokenFile, Unanswered, admin_of, another_version, refuse
 from proxy.units import parse_duration
 
 if TYPE_CHECKING:
@@ -46,13 +46,8 @@ def report(
             help="fleet: all hosts that share its Redis; host: that one. Default: fleet where there is one.",
         ),
     ] = None,
-    admin: Annotated[
-        str, typer.Option(metavar="URL", help="The admin listener, as admin.listen of the configuration.")
-    ] = ADMIN,
-    token_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The file of the admin token, where one is configured."),
-    ] = None,
+    admin: AdminUrl = ADMIN,
+    token_file: TokenFile = None,
 ) -> None:
     """Tell how the last hour (or night) went: promises kept, misses, times, the worst, our own share."""
     if as_markdown and as_json:
