@@ -193,7 +193,7 @@ class Process:
         self._configure_logs()
         # Marks taken before the reading stay: what changed since then has not been read.
         self._marks = {path: self._marks.get(path, mark) for path, mark in self._look().items()}
-        _log.info("the configuration was reloaded: table %d is in force", table.version)
+        _log.info("the configuration was reloaded: table %d is in force", self.controller.table.version)
 
     def _watch(self) -> None:
         """Reload when a watched file changed; certificates are read again whether or not ``watch`` is on."""
