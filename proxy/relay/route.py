@@ -137,7 +137,9 @@ class _Promise:
 class RouteTable:
     """Compiled routes and SLOs of one ``Table``.  ``lengths``: what was learned, and will be.
 
-    ``draw()``: evenly spread in [0, 1).  ``keyed``: some route goes by a key of the body.
+    ``draw()``: evenly spread in [0, 1).  ``before``: the one that this takes the place of; promises that are
+    the same are not compiled anew, so that other weights hold no stream up.  ``keyed``: some route goes by a
+    key of the body.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class RouteTable:
         table: Table,
         lengths: PromptLengths | None = None,
         draw: Callable[[], float] = random.random,
+        before: RouteTable | None = None,
     ) -> None:
         self._lengths = PromptLengths() if lengths is None else lengths
         self._unlearned = PromptModel(table.bytes_per_token)
@@ -154,7 +157,12 @@ class RouteTable:
             (_Rule(route.match), route, split) for route, split in zip(table.routes, splits, strict=True)
         ]
         self.keyed = any(split is not None and split.keyed for split in splits)
-        self._slos = [_Promise(slo) for slo in table.slos]
+        self._promised = table.slos
+        self._slos: list[_Promise]
+        if before is not None and before._promised == table.slos:
+            self._slos = before._slos
+        else:
+            self._slos = [_Promise(slo) for slo in table.slos]
         self._exclude = [_glob_of(pattern) for pattern in table.exclude]
         rules = [rule for rule, _, _ in self._routes] + [promise.rule for promise in self._slos]
         self._by_header = any(rule.header for rule in rules)

@@ -104,7 +104,7 @@ class Worker:
                 known = self.pools.get(spec.name)
                 same = known is not None and known.spec == spec and known.timeouts == table.timeouts
                 pools[spec.name] = known if same and known is not None else _pool(spec, table.timeouts)
-            routes = RouteTable(table, self.lengths)
+            routes = RouteTable(table, self.lengths, before=getattr(self, "routes", None))
             self.listeners.certificates(table)
         except (OSError, ValueError) as error:
             log.error("worker %d keeps its table: the new one cannot be used: %s", self.number, error)

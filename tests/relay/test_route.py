@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from proxy.link import (
 )
 from proxy.relay.call import Call
 from proxy.relay.route import _LENGTHS, _MEMORY, PromptLengths, RouteTable
+from scoring.deadlines import DeadlineCurve
 
 MS = 1_000_000
 BACKENDS = (BackendSpec("first", "http://a"), BackendSpec("second", "http://b"))
@@ -283,6 +285,29 @@ def test_curves_that_come_later_are_promised_by_the_next_table() -> None:
     live = replace(LEARNED, curves=(), live=True, pages=False)
     assert ttft(routes(slos=(live,)), 500) == 2000 * MS
     assert ttft(routes(slos=(replace(live, curves=LEARNED.curves),)), 500) == 450 * MS
+
+
+def test_other_routes_or_weights_compile_no_promise_anew_and_other_promises_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker takes a table between two chunks: curves of many backends and models take milliseconds."""
+    compiled: list[int] = []
+
+    class Counted(DeadlineCurve):
+        def __init__(self, points: Any) -> None:
+            compiled.append(1)
+            super().__init__(points)
+
+    monkeypatch.setattr("proxy.relay.route.DeadlineCurve", Counted)
+    table = Table(1, BACKENDS, (RouteSpec(Match(), "first"),), (LEARNED, DEFAULT))
+    held = RouteTable(table)
+    assert compiled
+    compiled.clear()
+    copied = msgspec.msgpack.decode(msgspec.msgpack.encode(table), type=Table)
+    other = RouteTable(replace(copied, routes=(RouteSpec(Match(), "second"),)), before=held)
+    assert (backend(other), compiled) == ("second", [])
+    later = replace(DEFAULT, ttft_points=((0, 700 * MS),))
+    assert ttft(RouteTable(replace(copied, slos=(later,)), before=other), 5) == 700 * MS
 
 
 def test_an_slo_by_header() -> None:
