@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from proxy.relay.downstream import ClientProtocol
     from proxy.relay.worker import Worker
+
+log = logging.getLogger("legato.worker")
 
 _BACKLOG: Final = 8192
 #: What ``downstream.py`` takes from uvicorn beside its public face.
@@ -56,6 +60,9 @@ def check_seams() -> None:
         )
 
 
+_Seen = tuple[int, int, int]
+
+
 class Listeners:
     """Accepts for one worker."""
 
@@ -64,11 +71,15 @@ class Listeners:
         self._servers: list[asyncio.Server] = []
         self._tls: ssl.SSLContext | None = None
         self._decided = False
+        self._files: tuple[str, str | None] | None = None  # the certificate that is loaded
+        self._seen: tuple[_Seen, _Seen] | None = None  # its files as they were then
 
     def certificates(self, table: Table) -> None:
-        """Load the listener's certificate, or load it anew: handshakes from now on use it.
+        """Load the listener's certificate, anew where it was written anew: handshakes from now on use it.
 
-        Raises ``OSError`` (``ssl.SSLError`` included) where the files cannot be used.
+        One that cannot be read any more stays as it was loaded: tables come with each change of weights, and
+        these must not wait for it.  Raises ``OSError`` (``ssl.SSLError`` included) where the table names
+        other files that cannot be used.
         """
         if table.tls_cert_file is None:
             return
@@ -78,9 +89,20 @@ class Listeners:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
             self._tls.set_alpn_protocols(["http/1.1"])
-        # Tried aside first: a half-replaced pair must not spoil the context that serves.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(table.tls_cert_file, table.tls_key_file)
-        self._tls.load_cert_chain(table.tls_cert_file, table.tls_key_file)
+        cert, key = files = (table.tls_cert_file, table.tls_key_file)
+        try:
+            seen = (_seen(cert), _seen(key or cert))
+            if (files, seen) == (self._files, self._seen):
+                return
+            # Tried aside first: a half-replaced pair must not spoil the context that serves.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+            self._tls.load_cert_chain(cert, key)
+        except OSError as error:
+            if files != self._files:
+                raise
+            log.error("worker %d: the certificate of before stays: %s", self._worker.number, error)
+        else:
+            self._files, self._seen = files, seen
 
     async def open(
         self, config: Config, protocol: type[ClientProtocol], sockets: list[socket.socket]
@@ -105,3 +127,9 @@ class Listeners:
         """Accept nothing more."""
         for server in self._servers:
             server.close()
+
+
+def _seen(path: str) -> _Seen:
+    """What tells that a file was replaced or written: time, size, inode."""
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size, found.st_ino
