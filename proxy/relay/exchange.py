@@ -176,10 +176,10 @@ class Exchange:
         try:
             return await self._dial(pool), pool
         except UpstreamError as error:
-            failed = error
-        opened = await elsewhere(self, failed.code, self._dial)
+            end, code = error.end, error.code  # not the error: it holds this frame, which would hold it
+        opened = await elsewhere(self, code, self._dial)
         if opened is None:
-            self._refuse(failed.end, failed.code)
+            self._refuse(end, code)
         return opened
 
     def _dial(self, pool: Pool | PullPool) -> asyncio.Task[Wire]:

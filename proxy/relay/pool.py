@@ -192,19 +192,20 @@ class Pool(Origin):
 
     async def _connect_one(self, address: Address) -> Connection:
         loop = asyncio.get_running_loop()
-        connection: Connection
-        if self.spec.uds is not None:
-            _, connection = await loop.create_unix_connection(
-                lambda: Connection(address), self.spec.uds, ssl=self._ssl, server_hostname=self._server_name()
-            )
-        else:
-            _, connection = await loop.create_connection(
-                lambda: Connection(address),
-                address.host,
-                address.port,
-                ssl=self._ssl,
-                server_hostname=self._server_name(),
-            )
+        connection = Connection(address)
+        tls, name = self._ssl, self._server_name()
+        try:
+            if self.spec.uds is not None:
+                await loop.create_unix_connection(
+                    lambda: connection, self.spec.uds, ssl=tls, server_hostname=name
+                )
+            else:
+                await loop.create_connection(
+                    lambda: connection, address.host, address.port, ssl=tls, server_hostname=name
+                )
+        except BaseException:  # cancelled, too
+            connection.given_up()
+            raise
         address.down_until_ns = 0
         address.busy(connection)
         return connection

@@ -126,8 +126,9 @@ class PullConnection:
     def abort(self) -> None:
         """Close at once; the sink hears nothing more."""
         self._sink = None
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # one that was cancelled keeps its frames, which hold us
+        if task is not None:
+            task.cancel()
         else:
             self._pool.given_back(up=True)
 

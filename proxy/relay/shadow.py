@@ -317,6 +317,7 @@ class Copy:
             self._timer.cancel()
             self._timer = None
         self._drop_body()
+        self._connecting = None  # a task that was cancelled keeps its frames, which hold us
         connection, self.connection, self._feed = self.connection, None, None
         if connection is not None:
             if self.first_byte_ns is None:

@@ -209,6 +209,14 @@ class Connection(asyncio.Protocol):
         self._at_chunk = False
         self._close()
 
+    def given_up(self) -> None:
+        """Its connect failed, or was cancelled: also where the transport was there, and nobody had heard yet.
+
+        uvloop then closes the transport without ``connection_lost``: what refers back to us is let go here.
+        """
+        self._close()
+        self.transport = self._parser = self._feed = None
+
     def pause(self) -> None:
         """Stop reading (a slow client's buffer is full)."""
         if self.transport is not None and not self.closed:
@@ -247,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
-        # Only now: the parser refers back to us, and a connect that is given up ends without connection_lost.
+        # Only now: the parser refers back to us, and most connects that are given up never come here.
         self._reset(new_parser=True)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:
