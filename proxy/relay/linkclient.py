@@ -84,7 +84,7 @@ class LinkClient(asyncio.Protocol):
             self._flush_handle = self._loop.call_later(_FLUSH_S, self._flush)
 
     def beat(self, beat: Beat) -> None:
-        """Send a beat if the link is there and not behind: the next one replaces it anyway."""
+        """Send a beat if somebody ``hears`` it: the next one replaces it anyway."""
         if self._transport is not None and not self._paused:
             self._flush()
             self._transport.write(frame(beat))
@@ -119,6 +119,11 @@ class LinkClient(asyncio.Protocol):
     def backlog(self) -> int:
         """Finished requests that nobody has settled yet."""
         return self.next_seq - 1 - self.acked
+
+    @property
+    def hears(self) -> bool:
+        """The link is there, and takes what is written."""
+        return self._transport is not None and not self._paused
 
     @property
     def behind(self) -> bool:

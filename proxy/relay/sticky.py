@@ -181,6 +181,7 @@ class Assignments:
     def __init__(self) -> None:
         self._counted: dict[tuple[str, str, str], Assigned] = {}
         self._told: dict[tuple[str, str, str], int] = {}  # how many requests of each the last beat told
+        self._gone: dict[tuple[str, str, str], Assigned] = {}  # let go since: it counts on if it comes back
 
     def renew(self, table: Table) -> None:
         """A table is taken: what it may assign is counted, from 0 where it is new."""
@@ -192,21 +193,21 @@ class Assignments:
                 for name, _ in split.arms:
                     key = (split.name, name, split.epoch)
                     present.add(key)
-                    row = self._counted.pop(key, None) or Assigned(*key)
+                    row = self._counted.pop(key, None) or self._begin(key)
                     if in_buckets and not row.buckets:
                         row.buckets = [0] * BUCKETS
                     self._counted[key] = row  # last, so that the oldest stand first
         past = [key for key in self._counted if key not in present]
         told = [key for key in past if _all(self._counted[key]) == self._told.get(key, 0)]
         for key in told[: max(len(past) - _PAST, 0)]:
-            del self._counted[key]
+            self._gone[key] = self._counted.pop(key)
 
     def add(self, assignment: Assignment) -> None:
         """One more."""
         key = (assignment.split, assignment.backend, assignment.epoch)
         row = self._counted.get(key)
         if row is None:  # of a table that was left behind long ago
-            row = self._counted[key] = Assigned(*key)
+            row = self._counted[key] = self._begin(key)
         by = assignment.by
         if by == "session":
             row.session += 1
@@ -220,8 +221,13 @@ class Assignments:
         if row.buckets:
             row.buckets[assignment.bucket] += 1
 
+    def _begin(self, key: tuple[str, str, str]) -> Assigned:
+        gone = self._gone.pop(key, None)
+        return Assigned(*key) if gone is None else gone
+
     def told(self) -> list[Assigned]:
-        """For a beat."""
+        """For a beat, which is sent: what is not in it any more begins at 0 should it come back."""
+        self._gone.clear()
         self._told = {key: _all(row) for key, row in self._counted.items()}
         return list(self._counted.values())
 

@@ -193,6 +193,8 @@ class Worker:
 
     def _beat(self, groups: list[GroupNow]) -> None:
         self._sweeping = False
+        if not self.link.hears:
+            return
         lag = self.lag.histogram
         self.link.beat(
             Beat(

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from proxy.control.experiments.assigned import AssignedBook, WorkerRows
 from proxy.link import BUCKETS, Assigned, Assignment, BackendSpec, Match, RouteSpec, SloSpec, SplitSpec, Table
 from proxy.relay.call import Call
 from proxy.relay.sticky import _PAST, KEY_MAX, Assignments, Split
@@ -416,6 +417,26 @@ def test_tables_that_come_faster_than_beats_take_away_nothing_that_was_not_told(
     assert known == assigned
     counts.renew(table())
     assert len(counts.told()) == _PAST
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_that_come_back_count_on_however_the_beats_fall(seed: int) -> None:
+    """A row that was let go may be needed again before control has seen a beat without it."""
+    random = Random(seed)
+    counts, rows, book = Assignments(), WorkerRows(older=False), AssignedBook()
+    assigned: Counter[tuple[str, str]] = Counter()
+    for _ in range(600):
+        epoch = f"e|{random.randrange(40)}"
+        counts.renew(table(SplitSpec("one", (("a", 1), ("b", 1)), "", epoch=epoch)))
+        for _ in range(random.choice((0, 0, 1, 2))):
+            name = random.choice("ab")
+            counts.add(Assignment("one", name, "draw", epoch=epoch))
+            assigned[name, epoch] += 1
+        if not random.randrange(random.choice((2, 30))):
+            book.add(rows.news(replace(row) for row in counts.told()))
+    book.add(rows.news(counts.told()))
+    totals = {(name, epoch): more.assigned for (_, name, epoch), more in book.totals().items()}
+    assert {key: count for key, count in totals.items() if count} == dict(assigned)
 
 
 class Fixed:
