@@ -63,7 +63,8 @@ def alert(notice: Notice) -> dict[str, Any]:
     }
     if notice.state == "resolved":
         ended_ns = notice.at_unix_ns if notice.resolved_unix_ns is None else notice.resolved_unix_ns
-        out["endsAt"] = _when(max(ended_ns, notice.fired_unix_ns))
+        # A clock that was set back in between: an end in the future would let it fire until then.
+        out |= {"startsAt": _when(min(notice.fired_unix_ns, ended_ns)), "endsAt": _when(ended_ns)}
     if notice.url and _URL.fullmatch(notice.url):
         out["generatorURL"] = notice.url
     return out

@@ -21,7 +21,7 @@ FIRST_WAIT_NS: Final = 1 * _S
 MOST_WAIT_NS: Final = 60 * _S
 #: A receiver may ask for this much patience.
 MOST_ASKED_NS: Final = 300 * _S
-#: From the moment that a message came until it is given up.
+#: From the moment that a message came until it is given up, if what it tells is over by then.
 PATIENCE_NS: Final = 1_800 * _S
 
 
@@ -87,8 +87,12 @@ class Backlog:
         for each in self._waiting:
             each.due_ns = min(each.due_ns, now_ns)
 
-    def failed(self, waiting: Waiting, asked_ns: int | None, now_ns: int) -> bool:
-        """An attempt failed; whether another follows.  ``asked_ns``: the patience that was asked for."""
+    def failed(self, waiting: Waiting, asked_ns: int | None, now_ns: int, *, lasts: bool = False) -> bool:
+        """An attempt failed; whether another follows.
+
+        ``asked_ns``: the patience that was asked for; ``lasts``: what it tells goes on: it is not given
+        up however long it waits.
+        """
         self._trying = None
         waiting.failures += 1
         base_ns = min(FIRST_WAIT_NS << min(waiting.failures - 1, 16), MOST_WAIT_NS)
@@ -96,7 +100,7 @@ class Backlog:
         if asked_ns is not None:
             self.not_before_ns = now_ns + min(asked_ns, MOST_ASKED_NS)
         waiting.due_ns = now_ns + wait_ns
-        if self.due_ns(waiting) - waiting.came_ns <= PATIENCE_NS:
+        if lasts or self.due_ns(waiting) - waiting.came_ns <= PATIENCE_NS:
             return True
         self._waiting.remove(waiting)
         return False

@@ -55,6 +55,7 @@ class Lane:
         self._closing = False
         self._failing = False
         self._firing: dict[str, Notice] = {}
+        self._out: frozenset[str] = frozenset()  # incidents that fire now
         self._remind_at_ns: int | None = None
 
     # ------------------------------------------------------------ from outside
@@ -70,10 +71,12 @@ class Lane:
             self._give_up("too many messages wait")
 
     def hold(self, notices: Iterable[Notice]) -> None:
-        """Those that fire: of them it is reminded, where it forgets."""
+        """Those that fire: what tells of them is not given up, and who forgets is reminded of them."""
+        held = tuple(notices)
+        self._out = frozenset(each.incident for each in held)
         if not self.notifier.forgets:
             return
-        self._firing = dict(list({each.key: each for each in notices}.items())[-REMIND_MOST:])
+        self._firing = dict(list({each.key: each for each in held}.items())[-REMIND_MOST:])
         if not self._firing:
             self._remind_at_ns = None
         elif self._remind_at_ns is None:
@@ -127,7 +130,7 @@ class Lane:
         elif not outcome.again:
             self.backlog.done(waiting)
             self._give_up(outcome.said)
-        elif self.backlog.failed(waiting, outcome.wait_ns, now_ns):
+        elif self.backlog.failed(waiting, outcome.wait_ns, now_ns, lasts=self._lasts(waiting.message)):
             self._failed(outcome.said)
         else:
             self._give_up(outcome.said)
@@ -138,6 +141,10 @@ class Lane:
         except Exception as error:  # one message must not end the lane
             report(f"notifier {self.notifier.name}", error)
             return Outcome(taken=False, said=f"an error of ours, {type(error).__name__}")
+
+    def _lasts(self, message: Message) -> bool:
+        """Whether anything that it says to fire does so still: who heard nothing of it is told yet."""
+        return message.state == "firing" and any(each.incident in self._out for each in message.notices)
 
     async def _last_words(self) -> None:
         """One attempt for each message that waits, in order."""

@@ -98,6 +98,27 @@ def test_after_half_an_hour_it_is_given_up_and_counted_once() -> None:
     assert len(script.lane.backlog) == 0
 
 
+def test_what_fires_still_is_not_given_up_and_what_is_over_is() -> None:
+    script = scripted(*[AGAIN] * 80, TAKEN)
+    script.lane.send(message(1, "a", incident="on"))
+    script.lane.hold(message(1, "a", incident="on").notices)
+    script.lane.send(message(2, "b", incident="off"))
+    script.run()
+    times = {name: [at_s for at_s, each in told(script) if each == name] for name in ("m1", "m2")}
+    assert times["m2"][-1] <= 1_800, "half an hour, and no longer"
+    assert times["m1"][-1] > 1_800, "it was down for longer than that, and the alert still fires"
+    assert script.sent == ["m1"]
+    assert script.results() == {"failed": 79, "given_up": 1, "sent": 1}
+    script = scripted(AGAIN)
+    script.lane.send(message(1, "a", incident="on"))
+    script.lane.hold(message(1, "a", incident="on").notices)
+    script.run(until_s=4_000)
+    script.lane.hold(())  # over, or another host's to tell
+    script.run()
+    assert script.results()["given_up"] == 1
+    assert len(script.lane.backlog) == 0
+
+
 def test_patience_that_was_asked_for_is_had() -> None:
     script = scripted(Outcome(taken=False, said="answered 429", again=True, wait_ns=42 * S), TAKEN)
     script.lane.send(message(1))
