@@ -23,7 +23,7 @@ from scoring.compare_always import (
     tuned,
 )
 from scoring.compare_effect import Effect, Sums, estimate
-from scoring.compare_integrity import ALPHA_INTEGRITY, Test, assignment, recorded
+from scoring.compare_integrity import ALPHA_INTEGRITY, Test, assignment, recorded, rejected
 from scoring.compare_sums import DOUBTS, LEAST_BUCKETS, METRICS, ArmSums, Metric, sums_of
 from scoring.quantiles import rank
 from scoring.sketch import LogHistogram
@@ -127,6 +127,7 @@ def compare(
                 ("control", "candidate"), (control, candidate), in_flight, strict=True
             )
         ),
+        rejected(control, candidate, plan.requests),
     )
     doubts = [f"integrity:{test.name}" for test in tests if test.alarm]
     if clustered and min(occupied(control), occupied(candidate)) < LEAST_BUCKETS:

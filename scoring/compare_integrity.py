@@ -13,12 +13,17 @@ from typing import Final
 import numpy as np
 
 from scoring.compare_always import Floats, counts_evidence, excess_evidence, tuned
-from scoring.compare_sums import LEAST_BUCKETS, ArmSums
+from scoring.compare_effect import estimate
+from scoring.compare_sums import LEAST_BUCKETS, REJECTED, ArmSums, sums_of
 
 #: Of the integrity tests: a false alarm stops an experiment, so it is rarer than a false verdict.
 ALPHA_INTEGRITY: Final = 0.001
 #: The share of an arm's requests that may go unrecorded (a worker that was killed, say).
 TOLERATED_LOSS: Final = 0.005
+#: Rejected requests are compared from so many independent ones in each arm; an experiment that is planned
+#: for millions must hear of an arm that takes none as early as others do.
+LEAST_COMPARED: Final = 50
+_PLANNED_MOST: Final = 1000
 #: Sticky assignments are tested from this many buckets of even size, times the shares of both arms.
 LEAST_EVEN: Final = 30.0
 
@@ -77,10 +82,37 @@ def _p_of_buckets(excess: Floats, size: Floats, least: float, planned: int) -> f
     # About the weights, not about the mean: a little less power, but no alarm because one session is long.
     variance = max(float((excess**2).sum()) * even / (even - 1), least)
     squared = float(excess.sum()) ** 2 / variance
-    # Student's t to first order: few() the other way round.
-    squared /= (1 + (squared + 1) / (4 * (even - 1))) ** 2
-    v = 2 * least * (least / variance) / planned * tuned(ALPHA_INTEGRITY)
-    return min(1.0, sqrt(v + 1) * exp(-squared * v / (v + 1) / 2))
+    return _p_value(squared, even - 1, 2 * least * (least / variance), planned)
+
+
+def _p_value(squared: float, freedom: float, time: float, planned: float) -> float:
+    """Of an effect of so many standard errors, squared, by the boundary of ``compare_always.multiplier``."""
+    low, high = 0.0, sqrt(squared)
+    for _ in range(60):  # few() the other way round: no first order would do for many standard errors
+        half = (low + high) / 2
+        low, high = (
+            (low, half) if half + (half**3 + half) / (4 * max(freedom, 1.0)) > sqrt(squared) else (half, high)
+        )
+    v = time / planned * tuned(ALPHA_INTEGRITY)
+    return min(1.0, sqrt(v + 1) * exp(-(low**2) * v / (v + 1) / 2))
+
+
+def rejected(control: Sequence[ArmSums], candidate: Sequence[ArmSums], planned: int) -> Test:
+    """Whether one arm rejects requests that the other takes.
+
+    They were dealt by chance, so the arms differ, and what one of them rejects is missing from its metrics.
+    """
+    sums = sums_of(control, REJECTED), sums_of(candidate, REJECTED)
+    hits, whole = [int(each.y.sum()) for each in sums], [int(each.x.sum()) for each in sums]
+    detail = f"{hits[1]} of {whole[1]} rejected by the candidate, {hits[0]} of {whole[0]} by the control"
+    found = estimate(*sums, REJECTED.least)
+    time = float(found.time)
+    sticky = len(control[0].requests) > 1
+    if min(*whole, time) < LEAST_COMPARED or (sticky and found.freedom < LEAST_BUCKETS - 1):
+        return Test("rejected", False, 1.0, detail)
+    squared = float(found.effect / found.error) ** 2
+    p_value = _p_value(squared, float(found.freedom), time, min(planned, _PLANNED_MOST))
+    return Test("rejected", p_value < ALPHA_INTEGRITY, p_value, detail)
 
 
 def recorded(name: str, arm: Sequence[ArmSums], in_flight: int) -> Test:

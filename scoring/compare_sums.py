@@ -56,7 +56,9 @@ METRICS: Final = (
 )
 #: Shares that must be small and alike before anything else is believed.
 DOUBTS: Final = (Metric("suspect", -1, 1.0, 0.0, least=1.0), Metric("unmeasured", -1, 1.0, 0.0, least=1.0))
-ALL: Final = METRICS + DOUBTS
+#: What an arm rejects is in no other metric: a share that differs would leave out one arm's hard requests.
+REJECTED: Final = Metric("rejected", -1, 1.0, 0.0, least=1.0)
+ALL: Final = (*METRICS, *DOUBTS, REJECTED)
 PLACE: Final = {metric.name: place for place, metric in enumerate(ALL)}
 
 
@@ -226,6 +228,7 @@ def values_of(one: Observed) -> tuple[tuple[int, ...], tuple[int, ...]]:
             int(one.outcome in _FAILED),
             int(one.suspect),
             int(one.unmeasured),
+            int(one.outcome == Outcome.REJECTED),
         ),
         (
             int(judged),
@@ -235,6 +238,7 @@ def values_of(one: Observed) -> tuple[tuple[int, ...], tuple[int, ...]]:
             int(ttft is not None),
             int(normalized is not None),
             int(answered),
+            1,
             1,
             1,
         ),

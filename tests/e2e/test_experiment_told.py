@@ -74,7 +74,7 @@ def test_an_experiment_from_its_start_to_its_end(legato: Legato) -> None:
     rows = [" ".join(line.split()) for line in lines]
     assert any(row.startswith("good requests 100.00% 0.00% -100.0 points (") for row in rows), said
     assert any(row.startswith("errors 0.00% 100.00% +100.0 points (") for row in rows), said
-    assert "integrity: 3 tests, no alarm" in said
+    assert "integrity: 4 tests, no alarm" in said
 
     view = json.loads(legato_says(legato, "compare", "try", "--json")[1])
     assert (view["spec"]["margin"], view["by"], view["guardrail"]["state"]) == (0.01, "ann", "worse")

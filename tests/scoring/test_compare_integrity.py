@@ -10,6 +10,7 @@ import pytest
 from scoring.compare import Plan, Verdict, compare
 from scoring.compare_always import few, multiplier
 from scoring.compare_integrity import ALPHA_INTEGRITY
+from scoring.compare_integrity import rejected as rejected_test
 from scoring.compare_sums import BUCKETS, ArmSums, Observed
 
 GOOD = Observed("completed", "good", met=100)
@@ -99,3 +100,64 @@ def test_sticky_assignments_are_called_where_the_boundary_is(buckets: int, part:
     arms[0].assigned[:buckets] = size - arms[1].assigned[:buckets]
     found = compare([arms[0]], [arms[1]], [0.5], Plan(planned), in_flight=(10**9, 10**9))
     assert found.integrity[0].alarm is alarm
+
+
+REJECTED = Observed("rejected", "excluded")
+
+
+@dataclass
+class Rejecting:
+    why: str
+    rejected: tuple[int, int]
+    whole: tuple[int, int]
+    alarm: bool
+    planned: int = 1000
+
+
+@pytest.mark.parametrize("sticky", [False, True], ids=["each", "sticky"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Rejecting("one arm takes none", (3, 100), (100, 100), True),
+        Rejecting("nor where millions are planned", (3, 500), (500, 500), True, 10_000_000),
+        Rejecting("the known one does", (400, 20), (1000, 1000), True),
+        Rejecting("long prompts, say", (10, 100), (1000, 1000), True),
+        Rejecting("both reject a third", (330, 345), (1000, 1000), False),
+        Rejecting("chance", (10, 22), (1000, 1000), False),
+        Rejecting("too few to tell", (0, 40), (1000, 40), False),
+        Rejecting("nothing yet", (0, 0), (0, 0), False),
+    ],
+    ids=lambda case: case.why,
+)
+def test_an_arm_that_rejects_what_the_other_takes(case: Rejecting, sticky: bool) -> None:
+    rng = np.random.default_rng(5)
+    arms = []
+    for rejected, whole in zip(case.rejected, case.whole, strict=True):
+        made = ArmSums(BUCKETS if sticky else 1)
+        observed = [REJECTED] * rejected + [GOOD] * (whole - rejected)
+        buckets = rng.integers(0, made.buckets, whole).tolist()
+        made.add_many([one._replace(bucket=at) for one, at in zip(observed, buckets, strict=True)])
+        for at in buckets:
+            made.assign(at)
+        arms.append(made)
+    found = compare([arms[0]], [arms[1]], [0.5], Plan(case.planned))
+    (test,) = (test for test in found.integrity if test.name == "rejected")
+    assert (test.alarm, test.alarm) == (case.alarm, test.p_value < ALPHA_INTEGRITY)
+    if case.alarm:
+        assert "integrity:rejected" in found.metrics["good"].reasons
+        assert found.metrics["ttft"].verdict is Verdict.UNDECIDED
+
+
+def test_equal_arms_are_hardly_ever_said_to_reject_differently_however_often_one_looks() -> None:
+    rng = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(150):
+        arms = ArmSums(), ArmSums()
+        called = False
+        for _ in range(25):
+            for arm in arms:
+                hits = int(rng.binomial(40, 0.1))
+                arm.add_many([REJECTED] * hits + [GOOD] * (40 - hits))
+            called |= rejected_test([arms[0]], [arms[1]], 1000).alarm
+        alarms += called
+    assert alarms == 0

@@ -45,7 +45,12 @@ CASES = (
     Case(
         "an excluded one is neither good nor bad", Observed("client_cancelled", "excluded"), {"good": (0, 0)}
     ),
-    Case("a rejected one is no chance of an error", Observed("rejected", "excluded"), {"errors": (0, 0)}),
+    Case(
+        "a rejected one is no chance of an error",
+        Observed("rejected", "excluded"),
+        {"errors": (0, 0), "good": (0, 0), "rejected": (1, 1)},
+    ),
+    Case("an error was not rejected", Observed("overloaded", "bad"), {"rejected": (0, 1)}),
     Case("an overloaded one is an error", Observed("overloaded", "bad"), {"errors": (1, 1)}),
     Case("a timeout is an error", Observed("timeout", "bad"), {"errors": (1, 1)}),
     Case("suspect", GOOD._replace(suspect=True), {"suspect": (1, 1), "unmeasured": (0, 1)}),

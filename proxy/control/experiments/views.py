@@ -94,7 +94,7 @@ class EpochView(Struct, frozen=True, kw_only=True):
 class TestView(Struct, frozen=True):
     """Whether what the comparison rests on can be trusted."""
 
-    name: Annotated[str, Meta(description="assignment | recorded:control | recorded:candidate")]
+    name: Annotated[str, Meta(description="assignment | recorded:control | recorded:candidate | rejected")]
     alarm: bool
     p_value: float
     what: str

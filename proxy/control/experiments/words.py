@@ -87,6 +87,8 @@ def integrity(name: str, spec: ExperimentSpec) -> str:
     arms = {"recorded:control": spec.control, "recorded:candidate": spec.candidate}
     if name in arms:
         return f"requests that {arms[name]} was assigned were never recorded"
+    if name == "rejected":
+        return "one arm rejects (4xx) what the other takes, and what is rejected is in no other metric"
     return "requests are not assigned as the weights say"
 
 
