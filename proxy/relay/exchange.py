@@ -161,13 +161,13 @@ class Exchange:
         try:
             opened = await self._open(pool)
         except asyncio.CancelledError:
-            if self.client.gone:
+            if self.end is not None:  # by us, who ended it
                 return None
             raise
         finally:
             self.connect_ns = monotonic_ns() - started_ns
             self._connecting = None
-        if opened is not None and self.client.gone:
+        if opened is not None and self.end is not None:
             opened[0].abort()
             return None
         return opened
@@ -177,8 +177,10 @@ class Exchange:
             return await self._dial(pool), pool
         except UpstreamError as error:
             end, code = error.end, error.code  # not the error: it holds this frame, which would hold it
+        if self.end is not None:  # in the very turn in which the connect failed
+            return None
         opened = await elsewhere(self, code, self._dial)
-        if opened is None:
+        if opened is None and self.end is None:
             self._refuse(end, code)
         return opened
 
