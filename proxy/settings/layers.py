@@ -62,9 +62,9 @@ def child(annotation: Any, step: str | int) -> Any:
 def names_at(loc: Loc) -> list[str]:
     """The keys that the settings have at ``loc``."""
     annotation = _type_at(loc)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    return []
+    options = (annotation, *(get_args(annotation) if get_origin(annotation) not in (dict, tuple) else ()))
+    models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return list(models[0].model_fields) if len(models) == 1 else []  # several: no list fits all of them
 
 
 def variable(loc: Loc) -> str:
