@@ -61,7 +61,7 @@ class Weights:
 
     # ------------------------------------------------------------ what changes it
 
-    def set_file(self, table: Table, version_at_least: int = 0) -> None:
+    def set_file(self, table: Table) -> None:
         """What the configuration says, at the start and at each reload.
 
         Overrides of splits that it says nothing new of stay; of the others the file wins.
@@ -72,7 +72,7 @@ class Weights:
         backends = {arm for specs in after.values() for spec in specs for arm, _ in spec.arms}
         self._factors = {name: factor for name, factor in self._factors.items() if name in backends}
         self._file = table
-        self._put_in_force(max(table.version, version_at_least))
+        self._put_in_force(table.version)
 
     def override(
         self, split: str, arms: Mapping[str, int], *, author: str, reason: str, seq_unix_ns: int | None = None

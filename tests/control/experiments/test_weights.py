@@ -128,7 +128,7 @@ def test_after_a_reload_the_file_wins_where_it_changed(
     assert any("the file was changed there and wins" in line for line in caplog.messages) == (
         not stays or file is not FILE
     )
-    host.weights.set_file(FILE, version_at_least=20)
+    host.weights.set_file(replace(FILE, version=20))
     assert host.table.version == 20
     assert host.said() == ("ann" if stays else None), "what was dropped does not come back"
 
