@@ -163,22 +163,28 @@ class ArmSums:
     @classmethod
     def from_numbers(cls, numbers: Sequence[int]) -> ArmSums:
         """The inverse of ``to_numbers``; ``ValueError`` where they are none."""
-        if len(numbers) < 4 or numbers[0] != VERSION or numbers[2] != len(ALL):
-            raise ValueError("not the numbers of an arm of this version")
-        buckets = numbers[1]
-        metrics = len(ALL)
-        if not 1 <= buckets <= 1 << 16 or len(numbers) != 4 + 2 * buckets * (1 + metrics) + 3 * metrics:
-            raise ValueError(f"{len(numbers)} numbers do not fit {buckets} buckets")
-        made = cls(buckets)
+        tail = 3 * len(ALL)
         try:
-            flat = np.array(numbers[4 : 4 + 2 * buckets * (1 + metrics)], dtype=np.int64)
+            flat = np.array(numbers[4:-tail], dtype=np.int64)
         except (OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"not the numbers of an arm: {error}") from error
-        made.recorded = int(numbers[3])
+        return cls.from_parts(numbers[:4], flat, numbers[-tail:])
+
+    @classmethod
+    def from_parts(cls, head: Sequence[int], flat: Ints, tail: Sequence[int]) -> ArmSums:
+        """The same from the first four numbers, what stands in arrays (copied), and the squares."""
+        metrics = len(ALL)
+        if len(head) != 4 or head[0] != VERSION or head[2] != metrics or len(tail) != 3 * metrics:
+            raise ValueError("not the numbers of an arm of this version")
+        buckets = head[1]
+        if not 1 <= buckets <= 1 << 16 or len(flat) != 2 * buckets * (1 + metrics):
+            raise ValueError(f"{len(flat)} numbers do not fit {buckets} buckets")
+        made = cls(buckets)
+        made.recorded = int(head[3])
         made.assigned, made.requests = flat[:buckets].copy(), flat[buckets : 2 * buckets].copy()
         made.y, made.x = flat[2 * buckets :].reshape(2, metrics, buckets).copy()
-        tail = [int(number) for number in numbers[-3 * metrics :]]
-        made.squares = [tail[at : at + 3] for at in range(0, 3 * metrics, 3)]
+        squares = [int(number) for number in tail]
+        made.squares = [squares[at : at + 3] for at in range(0, 3 * metrics, 3)]
         return made
 
     def __eq__(self, other: object) -> bool:

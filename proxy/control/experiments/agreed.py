@@ -6,6 +6,7 @@ that.  Hash ``experiment:NAME``: by control process (``Shared.me``) its counts, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -100,17 +101,22 @@ class Hosts:
         fields.pop(shared.me, None)
         if not experiment.counting:
             return  # its figures became final meanwhile
-        self._read(experiment, dict(sorted(fields.items())[:HOSTS_MAX]), len(fields))
+        await self._read(experiment, dict(sorted(fields.items())[:HOSTS_MAX]), len(fields))
 
-    def _read(self, experiment: Experiment, fields: dict[str, bytes], found: int) -> None:
+    async def _read(self, experiment: Experiment, fields: dict[str, bytes], found: int) -> None:
         if experiment.split is None and experiment.others is None:
             self._take_buckets(experiment, fields)
         name, buckets = experiment.spec.name, experiment.book.buckets
         others = self._others.get(name)
         if others is None or others.buckets != buckets:
             others = self._others[name] = Others(experiment.spec.digest, buckets)
-        for wrong in others.read(fields):
-            _log.warning("experiment %s: %s", name, wrong)
+        for wrong in others.reading(fields):
+            if wrong is not None:
+                _log.warning("experiment %s: %s", name, wrong)
+            experiment.stale()
+            await asyncio.sleep(0)  # a fleet's counts are a second's work: requests are settled in between
+        if not experiment.counting:
+            return  # it ended meanwhile: its figures are what others said
         experiment.others = others.book if others.hosts else None
         experiment.strangers = others.strangers
         experiment.unread = found - len(fields) + others.unread

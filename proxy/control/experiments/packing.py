@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -75,8 +75,8 @@ def unpack_sums(data: bytes) -> ArmSums:
         raise ValueError(f"not the sums of an arm: {error}") from error
     if len(raw) > _RAW_MAX or len(raw) % 8 or any(len(digits) > _DIGITS_MAX for digits in tail):
         raise ValueError("not the sums of an arm: too much of something")
-    numbers = np.frombuffer(raw, dtype="<i8").tolist()
-    return ArmSums.from_numbers([*head, *numbers, *(int(digits) for digits in tail)])
+    numbers = np.frombuffer(raw, dtype="<i8").astype(np.int64, copy=False)
+    return ArmSums.from_parts(head, numbers, [int(digits) for digits in tail])
 
 
 def pack_side(side: Side) -> PackedSide:
@@ -226,23 +226,34 @@ class Others:
 
     def read(self, fields: Mapping[str, bytes]) -> list[str]:
         """What each of them wrote last, whole: what could not be read, in words."""
-        wrong = []
-        for who in self._readers.keys() - fields.keys():
+        return [wrong for wrong in self.reading(fields) if wrong is not None]
+
+    def reading(self, fields: Mapping[str, bytes]) -> Iterator[str | None]:
+        """The same host by host, so that others get a turn in between: the book always holds whole hosts.
+
+        ``None`` where a host said nothing that cannot be read.
+        """
+        for who in list(self._readers.keys() - fields.keys()):
             self.book.add_sums(self._readers.pop(who).gone())
+            self._describe()
+            yield None
         for who, data in fields.items():
             reader = self._readers.setdefault(who, Reader(self._digest, self.buckets))
             try:
                 news = reader.read(data)
             except ValueError as error:
-                wrong.append(str(error))
+                yield str(error)
                 continue
             if news is not None:
                 self.book.add_sums(news)
+                self._describe()
+                yield None
+
+    def _describe(self) -> None:
         told = [reader for reader in self._readers.values() if reader.sides is not None]
         self.book.describe([reader.sides for reader in told if reader.sides is not None])
         self.book.unbooked = sum(reader.unbooked for reader in told)
         self.book.left_out = self.book.beyond + sum(reader.left_out for reader in told)
-        return wrong
 
     @property
     def hosts(self) -> int:

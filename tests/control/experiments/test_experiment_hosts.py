@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.control.experiments.book import CANDIDATE, CONTROL
+from proxy.control.experiments.book import CANDIDATE, CONTROL, Book
 from proxy.control.experiments.experiment import SETTLING_NS, Entry, share_of
 from proxy.control.experiments.experiments import ENDED_MAX
 from proxy.control.shared import Unshared
@@ -298,3 +298,39 @@ def test_a_store_that_is_away_or_holds_nonsense_harms_nothing() -> None:
     assert [each.spec.name for each in host.experiments.views()] == ["exp"]
     assert view.notes == ["the counts of 2 other control processes could not be read"]
     assert view.control.recorded > 0
+
+
+def test_what_a_fleet_counted_is_read_in_small_steps_each_of_them_whole() -> None:
+    """It may take a second: requests are settled, and looks are taken, in between."""
+    lab = Lab(split(control=50, candidate=50))
+    hosts = [lab.host(str(number)) for number in range(6)]
+    hosts[0].experiments.start(spec(), "ann")
+    late = lab.host("late")
+    turns: list[tuple[int, int]] = []
+
+    async def beside() -> None:
+        while True:
+            known = late.experiments._known.get("exp")
+            book = Book(1) if known is None or known.others is None else known.others
+            turns.append((book.assigned(0) + book.assigned(1), book.recorded(0) + book.recorded(1)))
+            await asyncio.sleep(0)
+
+    async def hear() -> None:
+        meanwhile = asyncio.create_task(beside())
+        await late.experiments.sync(late.shared)
+        meanwhile.cancel()
+
+    for heard in (240, 480):
+        for host in hosts:
+            host.sync()
+            host.serve(40)
+            host.rest()
+            host.second(2)
+            host.sync()
+        turns.clear()
+        asyncio.run(hear())
+        assert len(turns) >= len(hosts)
+        assert all(assigned == recorded for assigned, recorded in turns)
+        assert sum(view.assigned for view in (seen(late).control, seen(late).candidate)) == heard
+    assert len({assigned for assigned, _ in turns}) >= len(hosts), "host by host"
+    assert seen(late).hosts == len(hosts) + 1
