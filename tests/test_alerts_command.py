@@ -191,12 +191,14 @@ def test_bad_lines_are_counted_and_named_and_the_others_judged(tmp_path: Path) -
     lines: list[dict[str, Any] | str] = [*[hung(number, 3.0, 60) for number in range(8)], "{", ""]
     without = hung(9, 3.0, 1)
     del without["t0_unix_ns"]
-    found = run("backtest", "--json", written(tmp_path / "t.jsonl", [*lines, without]))
+    for_ever = {**hung(10, 3.0, 1), "end_ns": 4 * 10**18}  # each ten seconds of it would be looked at
+    found = run("backtest", "--json", written(tmp_path / "t.jsonl", [*lines, without, for_ever]))
     assert found.exit_code == 1
     said = json.loads(found.stdout)
-    assert (said["requests"], said["bad_lines"]) == (8, 2)
+    assert (said["requests"], said["bad_lines"]) == (8, 3)
     assert "t.jsonl:9: not JSON" in found.stderr
     assert "request r9: Object missing required field `t0_unix_ns`" in found.stderr
+    assert "request r10: Expected `int` <= 86400000000000 - at `$.end_ns`" in found.stderr
 
 
 def test_standard_input_is_read_and_nothing_is_no_alert() -> None:

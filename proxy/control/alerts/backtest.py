@@ -50,14 +50,16 @@ _QUIET: Final = 130
 _HOLDS: Final = 10_000  # alerts that are kept
 
 _Ns = Annotated[int, Meta(ge=0, le=2**62)]
-_Event = tuple[_Ns, Annotated[int, Meta(ge=0, le=2**31)]]
+#: A day: each slot of a stream is looked at, and no request lasts longer.
+_Length = Annotated[int, Meta(ge=0, le=86_400 * 10**9)]
+_Event = tuple[_Length, Annotated[int, Meta(ge=0, le=2**24)]]
 
 
 class Placed(Struct, frozen=True):
     """What a trace line says beside its score: when, of whom, and each arrival."""
 
     t0_unix_ns: Annotated[int, Meta(ge=0, le=2**62)]
-    end_ns: _Ns | None = None
+    end_ns: _Length | None = None
     id: str | None = None
     backend: str | None = None
     model: str | None = None

@@ -8,6 +8,7 @@ twice changes nothing; what another version wrote and is not understood is passe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
@@ -115,9 +116,11 @@ class Exchange:
         self._seen_again: dict[str, int] = {}
         self._read_from: int | None = None  # somebody wrote older slots: they are read anew
 
-    def forget(self) -> None:
-        """Slots were renumbered: everything is written and read anew."""
-        self._written = self._minute = self._read = None
+    def anew(self) -> Exchange:
+        """Slots were renumbered: one that writes and reads all of them; a round under way keeps this one."""
+        fresh = Exchange()
+        fresh.again, fresh._seen_again = self.again, self._seen_again
+        return fresh
 
     async def write(self, shared: Shared, own: Book) -> None:
         """What this host settled: slots that may have changed since the last time, minutes that are over."""
@@ -161,6 +164,9 @@ class Exchange:
             if tallies:
                 merged.begin(at)
             merged.replace(at, tallies)
+            await asyncio.sleep(
+                0
+            )  # of many hosts a slot takes milliseconds, and at the start there are hundreds
         self._read, self._read_from = slot, None
 
     async def _read_minutes(self, shared: Shared, merged: Book, before: int) -> None:

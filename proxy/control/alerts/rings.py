@@ -1,8 +1,9 @@
 """What the rules look at: counts of each group by slots of 10 s, and of each SLO for as long as budgets need.
 
 A slot is wall-clock time / 10 s.  A ``Book`` holds either what this host settled or what all hosts of a fleet
-did; the rules cannot tell.  Bounded: 14 KB a group (``GROUPS`` of them at most, the idlest gives way) and
-18 KB an SLO, so that 64 groups of 8 SLOs take 1.1 MB, and twice that in a fleet.
+did; the rules cannot tell.  Bounded: 14 KB a group (``GROUPS`` of them at most; one more takes the place of
+one that had nothing for an hour, or stands under ``other``) and 18 KB an SLO, so that 64 groups of 8 SLOs
+take 1.1 MB, and twice that in a fleet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy.control.settle import GroupKey, Settled
+from proxy.exporters.catalog import OTHER
 from scoring.alarm_live import Flight
 from scoring.outcome import Outcome, SloResult
 
@@ -26,6 +28,8 @@ LONG: Final = 2_190
 #: How far back such a window may reach, in seconds.
 LONGEST_S: Final = 6 * 3_600
 GROUPS: Final = 128
+#: Where groups are booked that fit nowhere: hosts may name more together than each of them may.
+_OVERFLOW: Final = GroupKey(OTHER, OTHER, OTHER)
 #: What ended longer ago than so many slots is booked into the oldest of them: it was late on its way.
 LATE: Final = 3
 
@@ -103,6 +107,7 @@ class Book:
         self.begun = 0  # the first slot that was watched
         self.groups: dict[GroupKey, Ring] = {}
         self.slos: dict[str, Ints] = {}
+        self._cleared: int | None = None  # the slot in which room was last made
 
     # ------------------------------------------------------------ writing
 
@@ -206,11 +211,21 @@ class Book:
     def _ring(self, key: GroupKey, slot: int) -> Ring:
         ring = self.groups.get(key)
         if ring is None:
-            if len(self.groups) >= GROUPS:
-                idlest = min(self.groups, key=lambda each: int(self.groups[each].rows[:, TRIED].sum()))
-                del self.groups[idlest]
+            if len(self.groups) >= GROUPS - 1 and not self._made_room():
+                key = _OVERFLOW
+            ring = self.groups.get(key)
+        if ring is None:
             ring = self.groups[key] = Ring(slot)
         return ring
+
+    def _made_room(self) -> bool:
+        """Forget groups that have nothing in any slot; once a slot, since it takes a millisecond."""
+        if self._cleared == self.head:
+            return False
+        self._cleared = self.head
+        for key in [key for key, ring in self.groups.items() if not ring.rows.any()]:
+            del self.groups[key]
+        return len(self.groups) < GROUPS - 1
 
     def _slo(self, slo: str) -> Ints:
         row = self.slos.get(slo)

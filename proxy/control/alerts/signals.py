@@ -23,6 +23,8 @@ _S: Final = 1_000_000_000
 #: Gaps of so long are compared with frozen ones; a fresh look each 30 s, since it reads many slots.
 _FIVE_MINUTES_NS: Final = 300 * _S
 LOOK_NS: Final = 30 * _S
+#: That a backend could not be reached is known for so long; later nobody knows.
+TRIED_NS: Final = 300 * _S
 #: Loop lag, share of streams that are not measured, and how long an exporter or Redis may be in trouble.
 LAG_S: Final = 0.05
 UNMEASURED: Final = 0.05
@@ -40,10 +42,13 @@ class Down(Protocol):
 
     @property
     def backend(self) -> str: ...
+    @property
+    def tried_unix_ns(self) -> int: ...
 
 
 class _Down(NamedTuple):
     backend: str
+    tried_unix_ns: int
 
 
 class ExperimentAlarm(Protocol):
@@ -103,19 +108,27 @@ class Signals:
             yield Verdict("drift", labels, SEVERITY["drift"], rules.drift.hold, said)
 
     def _backends(self) -> Iterator[Verdict]:
-        down = {each.backend for each in self._down()}
+        now_ns = self._controller.now_unix_ns()
+        down = {each.backend: each.tried_unix_ns for each in self._down()}
         for spec in self._controller.table.backends:
-            fires = spec.name in down
-            why = "no worker could connect to it" if fires else "it is reached"
-            said = Evaluation(fires, not fires, float(fires), 1.0, {}, why)
+            said = Evaluation(False, True, 0.0, 1.0, {}, "it is reached")
+            if (tried_ns := down.get(spec.name)) is not None:
+                said = self._unreached(now_ns - tried_ns)
             yield Verdict("backend_down", (("backend", spec.name),), SEVERITY["backend_down"], DOWN, said)
+
+    def _unreached(self, ago_ns: int) -> Evaluation:
+        """A host that tries no more must not hold back for ever what others see of that backend."""
+        if ago_ns > TRIED_NS:
+            return Evaluation(False, False, None, 1.0, {}, "nobody has tried to connect for five minutes")
+        why = f"no worker on {self._controller.instance} could connect to it"
+        return Evaluation(True, False, 1.0, 1.0, {}, why)
 
 
 def _unreached(controller: Controller) -> Iterator[Down]:
     """Backends whose last connection attempt failed in every worker."""
     for backend in controller.workers.backends():
         if not backend.up:
-            yield _Down(backend.name)
+            yield _Down(backend.name, controller.now_unix_ns())
 
 
 def speeds(prefills: Prefills, windows: WindowBook, now_ns: int) -> Iterator[tuple[Pair, Speeds]]:

@@ -157,9 +157,8 @@ class Alerts:
         self.local = list(self._signals.judge(self.rules, now_ns))
         if self.together.alone:
             self.evaluate(self.own, slot - 1, self.local)
-            self.teller.tell(
-                self.life, self.now_ns(), self.settings.repeat, self.said, alone=self.together.shares
-            )
+            # Also before the store was ever reached: who told of it alone tells its end.
+            self.teller.tell(self.life, self.now_ns(), self.settings.repeat, self.said, alone=True)
             if not self.together.shares:
                 self.teller.forget_news()
 

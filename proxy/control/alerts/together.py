@@ -79,7 +79,7 @@ class Together:
 
     def restart(self) -> None:
         """The clock jumped."""
-        self._exchange.forget()
+        self._exchange = self._exchange.anew()
         self._merged = Book()
         self._heard = {}
         if self._synced_ns is not None:
@@ -90,16 +90,19 @@ class Together:
     async def sync(self, shared: Shared) -> None:
         """Tell, hear, judge, and tell people if that is ours.  ``Unshared`` may come from anywhere: what was
         done stays done, and the next call goes on."""
-        stage = self._stage
+        stage, exchange = self._stage, self._exchange
         stage.offset_ns = shared.now_unix_ns() - (stage.now_ns() - stage.offset_ns)
         now_ns = stage.now_ns()
         self.me = shared.me
-        await self._exchange.write(shared, stage.own)
+        await exchange.write(shared, stage.own)
         await self._write_news(shared)
         self.holder = await shared.lease(LEASE, LEASE_TTL_S)
-        await self._exchange.read(shared, self._merged, now_ns // SLOT_NS)
-        self._heard = await self._exchange.say(shared, self._says(now_ns))
+        await exchange.read(shared, self._merged, now_ns // SLOT_NS)
+        heard = await exchange.say(shared, self._says(now_ns))
         sent = await shared.fetch(SENT)
+        if self._exchange is not exchange:
+            return  # the clock jumped meanwhile: what was read cannot be placed, the next round begins anew
+        self._heard = heard
         # From here on nothing waits: the picture is whole.
         self._synced_ns = now_ns
         over = stage.teller.note(stage.life, sent)
@@ -112,7 +115,7 @@ class Together:
             stage.teller.release()
             stage.teller.tell_ends(stage.life, now_ns, stage.said)
         # So that who takes over knows what this host calls them.
-        await self._exchange.say(shared, self._says(now_ns))
+        await exchange.say(shared, self._says(now_ns))
         if self.holds:
             await self._tidy(shared, sent, now_ns)
 
@@ -218,4 +221,9 @@ def _near(said: Evaluation) -> bool:
 def _graver(one: Verdict, other: Verdict) -> bool:
     if one.said.fires != other.said.fires:
         return one.said.fires
-    return (one.said.value or 0.0) > (other.said.value or 0.0)
+    # Who knows something is heard before who knows nothing.
+    return _value(one) > _value(other)
+
+
+def _value(verdict: Verdict) -> float:
+    return -1.0 if verdict.said.value is None else verdict.said.value

@@ -18,6 +18,7 @@ from proxy.control.experiments.failures import Recent, judged
 from proxy.control.experiments.weights import Weights
 from proxy.control.settle import Settled
 from proxy.control.snapshot import BackendStats
+from proxy.link import Facts
 from proxy.settings.experiment import Ejection
 
 _log = logging.getLogger("legato.health")
@@ -28,6 +29,8 @@ STEPS: Final = (0.1, 0.3, 1.0)
 LONGEST_NS: Final = 600_000_000_000
 #: On its way back so many requests say enough, where ``ejection.requests`` is more.
 _AT_ONCE: Final = 3
+#: Ends of requests that were never connected.
+_UNREACHED: Final = ("connect_failed", "timeout_connect")
 
 
 class State(StrEnum):
@@ -40,10 +43,11 @@ class State(StrEnum):
 
 
 class Down(Struct, frozen=True):
-    """A backend to which no worker could connect when it last tried."""
+    """A backend to which no worker could connect when it last tried, at ``tried_unix_ns`` or later."""
 
     backend: str
     since_unix_ns: int
+    tried_unix_ns: int
 
 
 class HealthView(Struct, frozen=True, kw_only=True):
@@ -81,6 +85,18 @@ class _Backend:
     kept: str | None = None
     pool: BackendStats | None = None
     up_since_unix_ns: int | None = None
+    refused_unix_ns: int = 0  # when the last request came that could not be connected
+    reached_unix_ns: int = 0  # and the last one that could, be it by a connection that was there
+
+    @property
+    def tried_unix_ns(self) -> int:
+        """When it was last seen not to be reached."""
+        return max(self.refused_unix_ns, self.up_since_unix_ns or self.since_unix_ns)
+
+    @property
+    def down(self) -> bool:
+        """Pools say so, and no request got through since: a pool learns only by new connections."""
+        return self.pool is not None and not self.pool.up and self.reached_unix_ns <= self.tried_unix_ns
 
     @property
     def factor(self) -> float:
@@ -119,6 +135,8 @@ class Health:
         for settled in batch:
             for name, failure in judged(settled.facts):
                 backend = self._backends.get(name)
+                if backend is not None:
+                    _reach(backend, settled.facts, name, failure)
                 if backend is None or settled.facts.received_unix_ns < backend.counted_from_unix_ns:
                     continue
                 backend.recent.add(now_ns, failure is not None)
@@ -157,9 +175,9 @@ class Health:
     def down(self) -> list[Down]:
         """Backends that no worker could connect to when it last tried."""
         return [
-            Down(name, each.up_since_unix_ns or each.since_unix_ns)
+            Down(name, each.up_since_unix_ns or each.since_unix_ns, each.tried_unix_ns)
             for name, each in sorted(self._backends.items())
-            if each.pool is not None and not each.pool.up
+            if each.down
         ]
 
     def ejected(self) -> dict[str, bool]:
@@ -295,3 +313,12 @@ class Health:
         for name in names:
             if name not in self._backends:
                 self._backends[name] = _Backend(Recent(self.settings.window), self.unix_ns())
+
+
+def _reach(backend: _Backend, facts: Facts, name: str, failure: str | None) -> None:
+    """Whether this request was connected to it; another backend may have stood in."""
+    at_ns = facts.received_unix_ns
+    if failure is not None and (name != facts.backend or facts.end in _UNREACHED):
+        backend.refused_unix_ns = max(backend.refused_unix_ns, at_ns)
+    else:
+        backend.reached_unix_ns = max(backend.reached_unix_ns, at_ns)

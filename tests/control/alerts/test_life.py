@@ -115,8 +115,8 @@ def test_it_remembers_so_many_and_no_more() -> None:
         (
             "backend_down",
             {"backend": "canary"},
-            Evaluation(True, False, 1.0, 1.0, {}, "no worker could connect to it"),
-            "backend canary is down: no worker could connect to it, since 1970-01-01T00:00:07Z",
+            Evaluation(True, False, 1.0, 1.0, {}, "no worker on gpu-7 could connect to it"),
+            "backend canary is down: no worker on gpu-7 could connect to it, since 1970-01-01T00:00:07Z",
         ),
         (
             "proxy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.control.experiments.health import Down
 from proxy.link import BackendNow
 from tests.control.alerts.hosts import GROUP, Host, World
 
@@ -233,3 +234,38 @@ def test_what_another_version_wrote_is_passed_over() -> None:
             fields["stranger"] = b"\xc1 nonsense"
     world.run(30, lambda host: host.ends(good=1))
     assert not world.hosts[0].alerts.together.alone
+
+
+def test_who_began_while_the_store_was_away_tells_the_end_of_what_it_told() -> None:
+    """All hosts start before the store does, and into an incident."""
+    world = World(2, shared=True)
+    world.place.away = True
+    world.run(60, lambda host: host.ends(good=2))
+    # The second one's requests begin to fail later: it calls its alert otherwise.
+    world.run(60, lambda host: host.ends(failed=2) if host.name == "host0" or world.now_s > 85 else None)
+    begun = sorted(each.notices[0].incident for each in world.of("errors", "firing"))
+    assert len(set(begun)) == 2
+    world.place.away = False
+    world.run(60, lambda host: host.ends(failed=2))
+    world.run(400, lambda host: host.ends(good=2))
+    assert sorted(each.notices[0].incident for each in world.of("errors", "resolved")) == begun
+    assert len(world.of("errors", "firing")) == 2
+
+
+def test_a_host_that_tries_no_more_holds_nothing_back_for_ever() -> None:
+    """It saw a connection fail and has had no requests since; the other one reaches the backend."""
+    world = World(2, shared=True, backends=["default"])
+    failed_ns = world.clock.now_ns + 100 * 10**9
+    idle = world.hosts[1].alerts._signals
+    idle._down = lambda: [Down("default", failed_ns, failed_ns)] if world.now_s > 100 else []
+
+    def each(host: Host) -> None:
+        if host.name == "host0":
+            host.ends(good=0 if world.now_s > 900 else 2, failed=2 if world.now_s > 900 else 0)
+
+    world.run(900, each)
+    assert [each.message.state for each in world.told] == ["firing", "resolved"]
+    assert "no worker on host1 could connect to it" in world.told[0].notices[0].summary
+    assert world.told[1].at_s == pytest.approx(100 + 300 + 45, abs=20)
+    world.run(60, each)
+    assert len(world.of("errors", "firing")) == 1

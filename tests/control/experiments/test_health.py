@@ -365,10 +365,33 @@ def test_pools_tell_who_cannot_be_reached_and_since_when() -> None:
     watch.second()
     since = watch.host.clock()
     watch.seconds(5)
-    assert watch.health.down() == [Down("b", since)]
+    assert watch.health.down() == [Down("b", since, since)]
     assert watch.view().pool == pool(False)
     watch.pools = [pool(True)]
     watch.second()
     assert watch.health.down() == []
     assert watch.view().up_since_unix_ns == watch.host.clock()
     assert watch.stands() == (OK, 1.0), "a pool's word alone takes nobody out"
+
+
+def test_who_answers_by_a_connection_that_was_there_is_not_down() -> None:
+    """A pool learns by new connections only: one that failed says nothing of the hour after it."""
+    watch = Watch()
+    watch.pools = [BackendStats("b", False, 1, 2, 3, 1)]
+    watch.second()
+    since = watch.host.clock()
+    assert [down.backend for down in watch.health.down()] == ["b"]
+    watch.tell(watch.request("b", 200, ago_s=30))
+    assert watch.health.down(), "it came before"
+    watch.pass_s(1)
+    watch.tell(watch.request("b", 500))
+    assert watch.health.down() == [], "an error is an answer"
+    watch.pass_s(1)
+    gone = facts(backend="b", status=502, end="connect_failed", received_unix_ns=watch.host.clock())
+    watch.tell(gone)
+    assert watch.health.down() == [Down("b", since, watch.host.clock())]
+    watch.pass_s(5)
+    watch.tell(
+        facts(backend="a", assignment=assigned("b", "tls_failed"), received_unix_ns=watch.host.clock())
+    )
+    assert watch.health.down() == [Down("b", since, watch.host.clock())], "another one stood in"
