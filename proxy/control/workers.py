@@ -51,6 +51,7 @@ class Worker:
     beat: Beat | None = None
     ended: int = 0  # requests of that beat's picture whose facts came since
     older: bool = False  # it had finished requests before its first hello here
+    seen_first: bool = True  # it was not given up here before
     first: Beat | None = None  # of an older one: what it had counted by then
     rows: WorkerRows = field(default_factory=lambda: WorkerRows(older=False))
     ended_of: dict[str, int] = field(default_factory=dict)  # ``ended`` by backend
@@ -87,6 +88,7 @@ class Workers:
         self._lost = dict.fromkeys(DROPPED, 0)
         self._past: dict[str, Delays] = {"forward": Delays(), "lag": Delays(), "blocked": Delays()}
         self._assigned = AssignedBook()
+        self._before: dict[Key, int] = {}  # assigned before this control process began, where it is counted
         self._lost_at: dict[str, int] = {}  # ``worker_lost`` by backend
         self._not_copied: dict[str, int] = {}  # by shadow backend: of workers that are gone
 
@@ -103,6 +105,7 @@ class Workers:
             older = hello.next_seq > 1
             known = Worker(hello.worker, hello.incarnation, seen or 0, seen is None, older=older)
             known.rows = WorkerRows(older)
+            known.seen_first = seen is None
             self._live[hello.worker] = known
         known.connected = True
         known.gone_at_ns = None
@@ -137,10 +140,18 @@ class Workers:
         """The latest picture replaces the one before."""
         if worker.older and worker.first is None:
             worker.first = beat
+            if worker.seen_first:
+                self._inherit(beat)
         worker.beat = beat
         worker.ended = 0
         worker.ended_of.clear()
         self._assigned.add(worker.rows.news(beat.assigned))
+
+    def _inherit(self, beat: Beat) -> None:
+        for row in beat.assigned:
+            if row.epoch:
+                key = (row.split, row.backend, row.epoch)
+                self._before[key] = self._before.get(key, 0) + row.session + row.draw + row.no_key
 
     def left(self, worker: Worker, now_ns: int) -> None:
         """Its link ended."""
@@ -209,6 +220,10 @@ class Workers:
     def assigned(self) -> dict[Key, Counts]:
         """What was assigned since this control process began, by (split, backend, epoch)."""
         return self._assigned.totals()
+
+    def assigned_before(self) -> dict[Key, int]:
+        """What the workers that are older had assigned in epochs before this control process began."""
+        return dict(self._before)
 
     def in_flight(self) -> dict[str, int]:
         """Requests in flight by backend, as the last beats show them."""

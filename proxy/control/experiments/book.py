@@ -139,6 +139,7 @@ class Book:
         bucket = _bucket(settled, self.buckets)
         if failed_over(settled):
             side.failed_over += 1
+            side.unanswered += settled.as_stream  # as if nobody had stood in
             one = Observed(Outcome.UPSTREAM_ERROR, SloResult.BAD, bucket=bucket)
         else:
             side.add(settled)

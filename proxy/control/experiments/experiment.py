@@ -15,8 +15,8 @@ from proxy.control.experiments.spec import ExperimentSpec
 from proxy.control.experiments.views import ExperimentView, State
 from proxy.control.snapshot import BackendStats
 from proxy.link import SplitSpec
-from scoring.compare import Comparison, compare
-from scoring.compare_sums import BUCKETS, ArmSums
+from scoring.compare import Comparison, Judged, Plan, compare, judge
+from scoring.compare_sums import ALL, BUCKETS, PLACE, ArmSums
 
 #: A comparison is computed at most this often.
 FRESH_NS: Final = 1_000_000_000
@@ -24,6 +24,11 @@ FRESH_NS: Final = 1_000_000_000
 SETTLING_NS: Final = 600_000_000_000
 #: Metrics of which the guardrail asks whether the candidate is surely worse by the margin.
 GUARDED: Final = ("good", "errors")
+#: The guardrail's intervals are tightest at this size at most: who plans for a million requests does not want
+#: fifty thousand to fail first.
+GUARD_REQUESTS: Final = 1000
+#: What keeps a metric undecided and is no doubt about the data.
+_NO_DOUBT: Final = frozenset({"interval", "too_few", "no_data", "no_variance"})
 _EJECTIONS_MAX: Final = 16
 #: A worker's picture of what is in flight is a moment older than its counts, by a part of a second at most:
 #: this part of what was assigned in the last two looks may be in flight and not in the picture.
@@ -66,6 +71,7 @@ class Seen:
     in_flight: Mapping[str, int]
     lost: Mapping[str, int]
     backends: Mapping[str, BackendStats] = field(default_factory=dict)
+    before: Mapping[Key, int] = field(default_factory=dict)  # assigned before it began
 
 
 class Experiment:
@@ -84,6 +90,8 @@ class Experiment:
         self.strangers = 0  # control processes whose counts are of other terms
         self.unread = 0  # or could not be read
         self.hosts = 1
+        self.unlike_file = False  # the file has other terms for it by now
+        self.before = 0  # assigned before this control process began
         self.clustered = split is not None and split.sticky is not None
         self.book = Book(BUCKETS if self.clustered else 1)
         self.others: Book | None = None
@@ -126,6 +134,7 @@ class Experiment:
             self._counted[key] = counts
             self.book.assign(*place, more)
             new[place[1]] += more.assigned
+        self.before = sum(count for key, count in seen.before.items() if self.place_of(key))
         self._fresh = (self._fresh[1], new)
         self._lose(seen.lost)
         for arm, side in enumerate(self.book.sides):
@@ -168,16 +177,30 @@ class Experiment:
         self.ejections += [Ejected(name, now_unix_ns) for name in sorted(out - known)]
         del self.ejections[:-_EJECTIONS_MAX]
 
-    def guard(self, now_unix_ns: int) -> bool:
-        """Look at the guardrail and the integrity tests: whether the guardrail was tripped just now."""
+    def guard(self, now_unix_ns: int) -> Judged | None:
+        """Look at the guardrail and the integrity tests: what tripped the guardrail just now."""
         comparison = self.compare(now_unix_ns)
         alarming = {test.name for test in comparison.integrity if test.alarm}
         self.alarming = {name: self.alarming.get(name, now_unix_ns) for name in sorted(alarming)}
-        worse = [name for name in GUARDED if comparison.metrics[name].beyond_margin]
-        if self.tripped is not None or not worse or not self.entry.running:
-            return False
-        self.tripped = (worse[0], now_unix_ns)
-        return True
+        if self.tripped is not None or not self.entry.running:
+            return None
+        for name in GUARDED:
+            judged = self._guarded(comparison.metrics[name])
+            if judged.beyond_margin:
+                self.tripped = (name, now_unix_ns)
+                return judged
+        return None
+
+    def _guarded(self, judged: Judged) -> Judged:
+        """The same by the guardrail's own plan: one of the two is asked, never both."""
+        plan = self.spec.plan
+        doubts = [code for code in judged.reasons if code not in _NO_DOUBT]
+        if plan.requests <= GUARD_REQUESTS or doubts:
+            return judged
+        pairs = [pair for pair, _ in self._epochs()]
+        control, candidate = ([pair[arm] for pair in pairs] for arm in (CONTROL, CANDIDATE))
+        sooner = Plan(GUARD_REQUESTS, plan.alpha, plan.margins)
+        return judge(ALL[PLACE[judged.metric]], control, candidate, sooner)
 
     def end(self, state: State, by: str, reason: str, at_unix_ns: int) -> None:
         """No more requests are assigned in it; those that were still count."""
@@ -218,7 +241,8 @@ class Experiment:
             self._compared = now_unix_ns, self._compare()
         return self._compared[1]
 
-    def _compare(self) -> Comparison:
+    def _epochs(self) -> list[tuple[Pair, float]]:
+        """What is compared, with the candidate's share."""
         total = self.total()
         epochs: list[tuple[Pair, float]] = []
         for name, pair in total.epochs.items():
@@ -227,6 +251,10 @@ class Experiment:
                 epochs.append((pair, 0.0 if share is None else share))
         if not epochs:
             epochs = [((ArmSums(total.buckets), ArmSums(total.buckets)), 0.5)]
+        return epochs
+
+    def _compare(self) -> Comparison:
+        epochs = self._epochs()
         return compare(
             [pair[CONTROL] for pair, _ in epochs],
             [pair[CANDIDATE] for pair, _ in epochs],

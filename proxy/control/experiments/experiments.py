@@ -22,7 +22,7 @@ from proxy.control.snapshot import ExperimentStats
 from proxy.control.workers import Workers
 from proxy.link import SplitSpec, Table
 from proxy.settings.experiment import Experiment as ExperimentSettings
-from scoring.compare import Comparison
+from scoring.compare import Comparison, Judged
 
 __all__ = ["ExperimentAlarm", "ExperimentError", "ExperimentSpec", "ExperimentView", "Experiments"]
 
@@ -69,6 +69,11 @@ class Experiments:
                 "experiment %s: its terms were fixed when it began, and the file has others: name a new one",
                 spec.name,
             )
+        elif known is not None and not known.entry.running:
+            _log.warning("experiment %s has ended, and a name is used once: name a new one", known.spec.name)
+        for each in self._known.values():
+            each.unlike_file = spec is not None and spec.name == each.spec.name and spec != each.spec
+        self._views = None
         self._mark()
 
     def start(self, spec: ExperimentSpec, author: str) -> None:
@@ -119,7 +124,8 @@ class Experiments:
         if (split.sticky is not None) != experiment.clustered:
             self._end(experiment, "stopped", FILE, "the routes were changed: sticky or not")
             return
-        experiment.split = split
+        # Those in flight may have failed over while that was allowed.
+        experiment.split = replace(split, failover=split.failover or experiment.split.failover)
 
     def _end(self, experiment: Experiment | None, state: State, by: str, reason: str) -> None:
         if experiment is None or not experiment.entry.running:
@@ -182,17 +188,16 @@ class Experiments:
         experiment.see(seen, now_unix_ns)
         if experiment.entry.running:
             experiment.watch(view, now_unix_ns)
-        if experiment.guard(now_unix_ns):
-            self._tripped(experiment, now_unix_ns)
+        tripped = experiment.guard(now_unix_ns)
+        if tripped is not None:
+            self._tripped(experiment, tripped, now_unix_ns)
         if experiment.settled(now_unix_ns):
             experiment.finish(view_of(experiment, None, now_unix_ns))
             self._views = None
 
-    def _tripped(self, experiment: Experiment, now_unix_ns: int) -> None:
-        assert experiment.tripped is not None
-        metric, since_unix_ns = experiment.tripped
-        what = surely_worse(experiment.compare(now_unix_ns).metrics[metric], experiment.spec)
-        experiment.tripped = what, since_unix_ns
+    def _tripped(self, experiment: Experiment, judged: Judged, now_unix_ns: int) -> None:
+        what = surely_worse(judged, experiment.spec)
+        experiment.tripped = what, now_unix_ns
         _log.warning("experiment %s: %s", experiment.spec.name, what)
         if experiment.spec.abort:
             self._end(experiment, "aborted", f"experiment {experiment.spec.name}", what)
@@ -226,7 +231,13 @@ class Experiments:
     def _seen(self) -> Seen:
         workers = self._workers
         backends = {each.name: each for each in workers.backends()}
-        return Seen(workers.assigned(), workers.in_flight(), workers.lost_in_flight(), backends)
+        return Seen(
+            workers.assigned(),
+            workers.in_flight(),
+            workers.lost_in_flight(),
+            backends,
+            workers.assigned_before(),
+        )
 
     def _forget(self) -> None:
         """Those that ended last stay."""

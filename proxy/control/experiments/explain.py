@@ -207,6 +207,16 @@ def _notes(experiment: Experiment, total: Book) -> list[str]:
             f"{experiment.strangers} other control processes count under this name by other terms, or by "
             "other groups of sessions: they are not merged"
         )
+    if experiment.unlike_file:
+        notes.append(
+            "the file has other terms for it by now: they do not count, for terms are fixed when an "
+            "experiment begins; stop it and begin another one under a new name"
+        )
+    if experiment.before and experiment.others is None:
+        notes.append(
+            f"{experiment.before} requests were assigned in it before this control process began: they are "
+            "not in here, it was begun anew (with a Redis it would have gone on)"
+        )
     if experiment.unread:
         notes.append(f"the counts of {experiment.unread} other control processes could not be read")
     if experiment.split is None and entry.running:

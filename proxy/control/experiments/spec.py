@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from proxy.control.experiments.arms import splits_in
 from proxy.link import SplitSpec, Table
@@ -49,7 +50,11 @@ class ExperimentSpec(Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(gt=0, lt=0.5, description="The chance of ever calling a difference that is none.")
     ] = 0.05
     abort: Annotated[
-        bool, Meta(description="Send everything back to the control where the candidate is surely worse.")
+        bool,
+        Meta(
+            description="Send everything back to the control where the candidate is surely worse on good "
+            "requests or errors, by more than the margin of each (0.5 points where `margin` is another's)."
+        ),
     ] = False
 
     @property
@@ -115,7 +120,8 @@ def place(spec: ExperimentSpec, table: Table) -> SplitSpec:
             f"some routes of split {wanted} are sticky and some are not",
             "give these routes names of their own",
         )
-    return specs[0]
+    # Where one of its routes fails over, requests of either arm may be in flight at any backend.
+    return replace(specs[0], failover=any(each.failover for each in specs))
 
 
 def _either(names: dict[str, list[SplitSpec]]) -> str:

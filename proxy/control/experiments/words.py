@@ -114,7 +114,7 @@ def headline(judged: Judged, spec: ExperimentSpec, reasons: Sequence[str]) -> st
         return (
             f"{spec.candidate} is {judged.verdict.value} than {spec.control} on {title}: {interval}, {arms}"
         )
-    more = f"; about {judged.more_requests:,} more requests" if judged.more_requests else ""
+    more = f"; about {judged.more_requests:,} more requests of both" if judged.more_requests else ""
     return f"undecided on {title}: {interval}, {'; '.join(reasons)}{more}"
 
 
