@@ -39,7 +39,8 @@ class Experiment(Settings):
         default=1000,
         ge=50,
         le=100_000_000,
-        description="How many requests of each arm it is planned for: intervals are tightest there.",
+        description="How many requests of each arm it is planned for: intervals are tightest there, and no "
+        "verdict comes before a twentieth of it.",
     )
     alpha: Ratio = Field(
         default=0.05,
@@ -49,8 +50,8 @@ class Experiment(Settings):
     )
     abort: Switch = Field(
         default=False,
-        description="Send everything back to the control where the candidate is surely worse than the margin "
-        "on good requests or errors.",
+        description="Send everything back to the control where the candidate is surely worse on good "
+        "requests or errors, by more than the margin of each (0.5 points where `margin` is another metric's).",
     )
 
 

@@ -54,7 +54,8 @@ def view_of(experiment: Experiment, split: SplitView | None, now_unix_ns: int) -
         ended_by=entry.ended_by,
         ended_for=entry.ended_for,
         verdict=deciding.verdict.value,
-        headline=words.headline(deciding, spec, reasons),
+        headline=words.headline(deciding, spec, reasons)
+        + words.besides(deciding, comparison.metrics.values()),
         metrics=metrics,
         control=_arm(experiment, total, CONTROL, comparison),
         candidate=_arm(experiment, total, CANDIDATE, comparison),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import exp
 from typing import Final, Literal
 
@@ -116,6 +116,14 @@ def headline(judged: Judged, spec: ExperimentSpec, reasons: Sequence[str]) -> st
         )
     more = f"; about {judged.more_requests:,} more requests of both" if judged.more_requests else ""
     return f"undecided on {title}: {interval}, {'; '.join(reasons)}{more}"
+
+
+def besides(deciding: Judged, metrics: Iterable[Judged]) -> str:
+    """What the headline must not leave out: what the candidate is worse on though it may be switched to."""
+    if deciding.verdict not in (Verdict.BETTER, Verdict.EQUIVALENT):
+        return ""
+    worse = [TITLES[each.metric] for each in metrics if each.verdict is Verdict.WORSE]
+    return f"; but worse on {', '.join(worse)}" if worse else ""
 
 
 def _bounds(judged: Judged) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from random import Random
 
 import pytest
 
@@ -95,3 +96,20 @@ def test_what_another_backend_answered_has_an_endless_ttft() -> None:
     arm = seen(host).candidate
     assert arm.failed_over == arm.recorded > 200
     assert host.experiments._known["exp"].total().sides[1].unanswered == arm.recorded
+
+
+def test_better_on_what_decides_and_worse_on_something_else_is_said_in_one_breath() -> None:
+    def slower(arm: str, random: Random) -> Answer:
+        candidate = arm == "candidate"
+        ttft_ms = round(min((46 if candidate else 40) * random.lognormvariate(0, 0.4), 95))
+        return Answer(random.random() < (0.985 if candidate else 0.9), ttft_ms)
+
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    for _ in range(12):
+        host.serve(200, slower)
+        host.second()
+    view = seen(host)
+    assert view.headline.startswith("candidate is better than control on good requests: +")
+    assert view.headline.endswith("; but worse on mean TTFT, typical TTFT")
+    assert {each.metric for each in view.metrics if each.verdict == "worse"} == {"ttft", "log_ttft"}
