@@ -51,7 +51,7 @@ class Experiment(Settings):
     abort: Switch = Field(
         default=False,
         description="Send everything back to the control where the candidate is surely worse on good "
-        "requests or errors, by more than the margin of each (0.5 points where `margin` is another metric's).",
+        "requests or errors, by more than the margin of each (0.5 points where `margin` is another's).",
     )
 
 
