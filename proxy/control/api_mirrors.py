@@ -56,7 +56,8 @@ class MirrorPairs(Struct, frozen=True, kw_only=True):
         dict[str, int],
         Meta(
             description="Pairs that are not: one of the two was suspect (the proxy's own lateness), "
-            "unmeasured, blocked (not read for a while, mostly for a slow client), or given_up by the proxy."
+            "unmeasured, blocked (not read for a while, mostly for a slow client), or given_up by the proxy; "
+            "the request was rejected (4xx), or its copy alone was (rejected_by_shadow)."
         ),
     ]
     cut: Annotated[int, Meta(description="Compared in part: the client left before the answer's end.")]
@@ -126,7 +127,7 @@ def _shadow(
         results=told,
         unpaired={half: 0 if held is None else held.unpaired[half] for half in ("requests", "copies")},
         by_backend=by_backend,
-        says=list(_says(name, shares, told)),
+        says=[*_says(name, shares, told), *_rejects(name, by_backend)],
     )
 
 
@@ -146,6 +147,13 @@ def _says(name: str, shares: list[float], told: dict[str, int]) -> list[str]:
             "compared is the rest."
         )
     return out
+
+
+def _rejects(name: str, by_backend: list[MirrorPairs]) -> list[str]:
+    count = sum(each.excluded.get("rejected_by_shadow", 0) for each in by_backend)
+    if not count:
+        return []
+    return [f"{name} rejected {count} copies of requests that were taken: they are in no metric."]
 
 
 def _pairs(backend: str, book: PairBook) -> MirrorPairs:

@@ -16,7 +16,7 @@ from proxy.control.experiments.pairs import Pairs
 from proxy.control.guard import Guard
 from proxy.link import Facts, FactsBatch, Match, MirrorSpec, RouteSpec, Table
 from tests.control.experiments.test_pairs import Clock, copy, request
-from tests.control.facts import DEFAULT, at
+from tests.control.facts import DEFAULT, at, facts
 from tests.control.test_workers import beat, hello
 
 
@@ -117,3 +117,14 @@ def test_the_route_is_guarded_and_typed() -> None:
     assert answer.status_code == 200
     told = msgspec.json.decode(answer.content, type=MirrorsView)
     assert told.shadows[0].by_backend[0].pairs == 2
+
+
+def test_a_shadow_that_takes_nothing_is_said_to() -> None:
+    batch = []
+    for number in range(3):
+        made = facts(status=404, stream_asked=True)
+        refused = msgspec.structs.replace(made, id=f"c{number}", mirror_of=f"r{number}", backend="next")
+        batch += [request(f"r{number}"), refused]
+    (shadow,) = shown(1.0, *batch).shadows
+    assert shadow.by_backend[0].excluded == {"rejected_by_shadow": 3}
+    assert shadow.says[-1] == "next rejected 3 copies of requests that were taken: they are in no metric."

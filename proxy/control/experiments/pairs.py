@@ -174,7 +174,7 @@ class Pairs:
 
     def _pair(self, request: _Half, copy: _Half) -> None:
         book = _kept(self.books, (request.backend, copy.backend), PairBook)
-        reason = request.excluded or copy.excluded
+        reason = request.excluded or copy.excluded or _rejected(request, copy)
         if reason is not None:
             book.excluded[reason] += 1
             return
@@ -215,6 +215,13 @@ def _why_not(settled: Settled, seen: Observed) -> str | None:
     if seen.suspect:
         return "suspect"
     return "blocked" if settled.facts.blocked else None
+
+
+def _rejected(request: _Half, copy: _Half) -> str | None:
+    """A 4xx is in no metric; one of the shadow alone is a difference all the same, and is told by itself."""
+    if request.observed.outcome == Outcome.REJECTED:
+        return "rejected"
+    return "rejected_by_shadow" if copy.observed.outcome == Outcome.REJECTED else None
 
 
 def _kept(held: dict[K, V], key: K, make: Callable[[], V]) -> V:

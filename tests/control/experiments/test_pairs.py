@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,3 +225,15 @@ def test_every_copy_that_was_drawn_is_counted_once() -> None:
         ("next", "failed"): 1,
         ("gone", "dropped"): 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [((200, 404), "rejected_by_shadow"), ((400, 400), "rejected"), ((400, 200), "rejected")],
+)
+def test_what_was_rejected_is_in_no_metric_and_is_counted(status: tuple[int, int], reason: str) -> None:
+    plain = [facts(status=each, stream_asked=True) for each in status]
+    one = msgspec.structs.replace(plain[0], id="a", copied="next", backend="stable")
+    two = msgspec.structs.replace(plain[1], id="copy-a", mirror_of="a", backend="next")
+    book = compared(one, two)
+    assert (book.sums.pairs, book.excluded) == (0, {reason: 1})
