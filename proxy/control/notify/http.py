@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import functools
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -68,10 +68,10 @@ class Post:
         if self._url is None:
             return Outcome(taken=False, said="its host is no name")
         request = httpx.Request("POST", self._url, headers={**self._headers, **headers}, content=body)
-        context = tls_context() if self._url.scheme == "https" else False
-        transport = httpx.AsyncHTTPTransport(
-            verify=context, trust_env=False, limits=httpx.Limits(max_connections=1)
-        )
+        try:
+            transport = self._transport(self._url.scheme == "https")
+        except OSError as error:  # no more files may be opened: of a module, or of the authorities
+            return Outcome(taken=False, said=_said(error), again=True)
         answer: Answer | None = None
         try:
             async with asyncio.timeout(self._timeout_ns / 1e9):
@@ -82,13 +82,21 @@ class Post:
         except TimeoutError:
             said = f"no answer within {format_duration(self._timeout_ns)}"
             return answer or Outcome(taken=False, said=said, again=True)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             return answer or Outcome(taken=False, said=_said(error), again=True)
         finally:
             with contextlib.suppress(TimeoutError, httpx.HTTPError, OSError):
                 async with asyncio.timeout(_CLOSE_S):
                     await transport.aclose()
         return answer
+
+    @staticmethod
+    def _transport(tls: bool) -> httpx.AsyncHTTPTransport:
+        import httpx
+
+        return httpx.AsyncHTTPTransport(
+            verify=tls_context() if tls else False, trust_env=False, limits=httpx.Limits(max_connections=1)
+        )
 
     def outcome(self, answer: Outcome | Answer) -> Outcome:
         """What an answer's status means."""
@@ -105,10 +113,20 @@ class Post:
         )
 
 
-@functools.cache
+_kept: list[ssl.SSLContext] = []
+
+
 def tls_context() -> ssl.SSLContext:
-    """The system's authorities (OpenSSL's own variable ``SSL_CERT_FILE`` names others)."""
-    return ssl.create_default_context()
+    """The system's authorities (OpenSSL's own variable ``SSL_CERT_FILE`` names others).
+
+    Kept once it has any: one that was made while no file could be opened would trust nobody for ever.
+    """
+    if _kept:
+        return _kept[0]
+    context = ssl.create_default_context()
+    if context.cert_store_stats()["x509_ca"]:
+        _kept.append(context)
+    return context
 
 
 def patience_ns(text: str | None, unix_ns: int) -> int | None:
@@ -149,6 +167,8 @@ def _said(error: BaseException) -> str:
             return "its certificate is not trusted"
         if isinstance(seen, ssl.SSLError):
             return "TLS failed"
+        if isinstance(seen, OSError) and seen.errno in (errno.EMFILE, errno.ENFILE):
+            return "this process may open no more files"
         if isinstance(seen, BaseExceptionGroup):
             seen = seen.exceptions[0]
         elif seen is not None:

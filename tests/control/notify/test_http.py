@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 
@@ -186,3 +188,37 @@ def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_retry_after_is_seconds_or_a_date(text: str | None, ns: int | None) -> None:
     assert patience_ns(text, 900 * S) == ns
+
+
+_CROWDED = """
+import asyncio, os, resource, sys
+from proxy.control.notify.http import Post, tls_context
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+post = Post(sys.argv[1], 10**9, "1", lambda: 0)
+
+async def go():
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    outcome = post.outcome(await post(b"{}", {}))
+    for each in taken:
+        os.close(each)
+    print(outcome.again, outcome.said, sep="|")
+
+asyncio.run(go())
+print(tls_context().cert_store_stats()["x509_ca"])
+"""
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_process_that_may_open_no_more_files_tries_again_later(scheme: str) -> None:
+    """When everything goes wrong at once; and it must not go on without authorities after it."""
+    command = [sys.executable, "-c", _CROWDED, f"{scheme}://127.0.0.1:{free_port()}/x"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    said, authorities = done.stdout.splitlines()
+    assert said == "True|this process may open no more files"
+    assert int(authorities) == tls_context().cert_store_stats()["x509_ca"]
