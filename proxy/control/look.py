@@ -15,7 +15,7 @@ from proxy.control.settle import GroupKey
 from proxy.control.windows import Windowed
 from proxy.exporters.catalog import OTHER
 from scoring.compare import QuantileBounds, Verdict
-from scoring.compare_fixed import METRIC, FixedLook, Look, look
+from scoring.compare_fixed import METRIC, FixedLook, Look, difference, look, wilson
 from scoring.slot import Slot
 
 ALPHA: Final = 0.05
@@ -154,7 +154,11 @@ def compared(asked: Asked, read: Windowed, share: Share) -> CompareLook:
         alpha=ALPHA,
         metrics=[_metric(each) for each in found.metrics],
         ttft_quantiles=_quantiles(found),
-        notes=[*_apart(control, candidate), *_unsaid(read.groups, merged)],
+        notes=[
+            *_apart(control, candidate),
+            *_rejected((control.backend, candidate.backend), merged),
+            *_unsaid(read.groups, merged),
+        ],
     )
 
 
@@ -271,6 +275,20 @@ def _apart(control: LookArm, candidate: LookArm) -> list[str]:
                 f"{other or 0:.0f} at {candidate.backend}"
             )
     return said
+
+
+def _rejected(names: tuple[str, str], merged: list[Slot]) -> list[str]:
+    """Where one of the two rejects what the other takes, what is left is another kind of traffic."""
+    counts = [(slot.outcomes["rejected"], slot.requests) for slot in merged]
+    if not all(whole for _, whole in counts):
+        return []
+    found = difference(*(wilson(hits, whole, ALPHA) for hits, whole in counts))
+    if found.low <= 0 <= found.high:
+        return []
+    shares = " and ".join(
+        f"{hits / whole:.1%} of {name}'s requests" for name, (hits, whole) in zip(names, counts, strict=True)
+    )
+    return [f"{shares} were rejected (4xx) and are in no metric: what is left may not be alike"]
 
 
 def _unsaid(groups: Iterable[GroupKey], merged: list[Slot]) -> list[str]:

@@ -122,6 +122,25 @@ def test_what_may_explain_the_difference_is_said(client: TestClient) -> None:
     assert "model " not in "\n".join(one["notes"])
 
 
+def test_a_backend_that_rejects_what_the_other_takes_is_said_to() -> None:
+    clock = Clock()
+    control = controller(clock)
+    for backend, rejected in (("stable", 2), ("canary", 90)):
+        taken = some(clock, backend, 100, 60)
+        refused = [ended(clock, facts(status=404, backend=backend)) for _ in range(rejected)]
+        control.feed(FactsBatch(taken + refused))
+    clock.now_ns += S
+    with client_of(control) as client:
+        notes = client.get("/api/compare?a=stable&b=canary&window=5m").json()["notes"]
+        assert any(
+            note.startswith("2.0% of stable's requests and 47.4% of canary's requests were rejected (4xx)")
+            for note in notes
+        ), notes
+    with client_of(compared(Clock())) as client:
+        notes = client.get("/api/compare?a=stable&b=canary&window=5m").json()["notes"]
+        assert not any("rejected" in note for note in notes)
+
+
 def test_only_what_an_slo_is_about() -> None:
     clock = Clock()
     control = compared(clock)
