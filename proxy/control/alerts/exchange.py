@@ -164,9 +164,8 @@ class Exchange:
             if tallies:
                 merged.begin(at)
             merged.replace(at, tallies)
-            await asyncio.sleep(
-                0
-            )  # of many hosts a slot takes milliseconds, and at the start there are hundreds
+            # Of many hosts a slot takes milliseconds, and at the start there are hundreds.
+            await asyncio.sleep(0)
         self._read, self._read_from = slot, None
 
     async def _read_minutes(self, shared: Shared, merged: Book, before: int) -> None:
