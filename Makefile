@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-dev
 # Compiled files are kept even where the environment says not to: hundreds of processes start.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 format: $(VENV)/.installed-dev

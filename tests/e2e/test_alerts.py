@@ -23,7 +23,7 @@ from deploy.demo.workload import Lane, Request
 from tests.helpers.procs import Legato, eventually, free_port, serve
 from tests.helpers.receiver import Receiver, receiver
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)  # it waits, and needs little of the machine
 
 MODEL, USERS, SLOT_S = "sim-chunked", 8, 10
 

@@ -19,7 +19,7 @@ from tests.helpers.procs import Legato, children, eventually, free_port, serve
 from tests.helpers.receiver import HANG, OK, Receiver, receiver
 from tests.helpers.redis_server import redis_server
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)  # it waits, and needs little of the machine
 
 TAKEN_OVER_S = 30
 

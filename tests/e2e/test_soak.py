@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.crowd import Crowd, Seen, Wish, streamer
 from tests.helpers.probed import probed, take_census
 from tests.helpers.procs import Legato, eventually, open_files, rss_bytes, serve
+
+pytestmark = pytest.mark.alone  # it measures memory: where control is starved of a processor, facts wait
 
 STREAMS = 1000
 #: Idle connections go soon, so that the test need not wait for them.
