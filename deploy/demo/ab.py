@@ -17,11 +17,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from deploy.demo import client, load, real
+from deploy.demo import client, load
 from deploy.demo.load import Progress
 from deploy.demo.processes import DemoError, Family
 from deploy.demo.report import sent_of
-from deploy.demo.run import api, start_engines, start_legato
+from deploy.demo.run import api, start
 from deploy.demo.scenario import EXPERIMENT, Scenario
 from proxy.commands.compare import drawn
 from proxy.commands.compared import experiment_page
@@ -42,12 +42,7 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="legato-demo-") as name:
         async with Family(Path(name)) as family:
             with console.status("starting two engines and Legato") if redraw else contextlib.nullcontext():
-                ports = await start_engines(scenario, family)
-                if not scenario.simulated:
-                    scenario = await real.calibrate(
-                        scenario, {arm: f"http://127.0.0.1:{port}" for arm, port in ports.items()}
-                    )
-                data_url, admin_url = await start_legato(scenario, family, Path(name), ports)
+                scenario, data_url, admin_url = await start(scenario, family, Path(name))
             console.print(f"  one URL: {data_url}, half of it each; read it with", highlight=False)
             console.print(f"  legato compare --admin {admin_url}", style="bold cyan", highlight=False)
             progress = Progress(len(scenario.requests) or None)

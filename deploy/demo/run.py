@@ -39,12 +39,7 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Pa
     with tempfile.TemporaryDirectory(prefix="legato-demo-") as name:
         async with Family(Path(name)) as family:
             with console.status("starting two engines and Legato") if redraw else contextlib.nullcontext():
-                ports = await start_engines(scenario, family)
-                if not scenario.simulated:
-                    scenario = await real.calibrate(
-                        scenario, {arm: f"http://127.0.0.1:{port}" for arm, port in ports.items()}
-                    )
-                data_url, admin_url = await start_legato(scenario, family, Path(name), ports)
+                scenario, data_url, admin_url = await start(scenario, family, Path(name))
             console.print(f"  Legato: {data_url}, its numbers: {admin_url}/metrics", highlight=False)
             progress = {arm.name: Progress(len(scenario.requests) or None) for arm in scenario.arms}
             async with _shown(scenario, console, progress, redraw=redraw) as show:
@@ -59,7 +54,16 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Pa
     return 1 if problems else 0
 
 
-async def start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
+async def start(scenario: Scenario, family: Family, folder: Path) -> tuple[Scenario, str, str]:
+    """Engines and Legato, ready: the scenario with its promise, the URLs of its data and admin listeners."""
+    ports = await _start_engines(scenario, family)
+    if not scenario.simulated:
+        urls = {arm: f"http://127.0.0.1:{port}" for arm, port in ports.items()}
+        scenario = await real.calibrate(scenario, urls)
+    return scenario, *await _start_legato(scenario, family, folder, ports)
+
+
+async def _start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
     """Both engines up and ready: their ports by arm."""
     ports = {arm.name: free_port() for arm in scenario.arms}
     engines: list[tuple[Child, int]] = []
@@ -72,7 +76,7 @@ async def start_engines(scenario: Scenario, family: Family) -> dict[str, int]:
     return ports
 
 
-async def start_legato(
+async def _start_legato(
     scenario: Scenario, family: Family, folder: Path, engine_ports: dict[str, int]
 ) -> tuple[str, str]:
     """Legato in front of them, ready: the URLs of its data and admin listeners."""

@@ -18,11 +18,10 @@ from typing import Any
 
 import yaml
 
-from tests.helpers.procs import eventually, free_port
+from tests.helpers.procs import eventually, free_port, running
 from tests.helpers.tools import need
 
 START_S = 20.0
-STOP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -83,19 +82,10 @@ def alertmanager(
             "--cluster.listen-address=",
             "--log.level=debug",
         ]
-        with open(folder / "log", "wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        server = Alertmanager(process, url, folder)
-        try:
+        with running(command, folder / "log") as process:
+            server = Alertmanager(process, url, folder)
             eventually(lambda: _ready(server), START_S, "Alertmanager", every_s=0.05)
             yield server
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _ready(server: Alertmanager) -> bool:

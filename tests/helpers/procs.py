@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 START_S = 20.0
 STOP_S = 15.0
+PROGRAM_STOP_S = 10.0
 PROGRAM = ("-m", "proxy.cli", "serve")
 
 
@@ -59,6 +60,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that writes to ``log``, until the end of the block: terminated, killed if that takes long."""
+    with open(log, "wb") as written:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=written, stderr=written)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PROGRAM_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 # ---------------------------------------------------------------- what /proc knows

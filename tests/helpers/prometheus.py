@@ -24,11 +24,10 @@ from typing import Any
 
 import yaml
 
-from tests.helpers.procs import Address, eventually, free_port
+from tests.helpers.procs import Address, eventually, free_port, running
 from tests.helpers.tools import need
 
 START_S = 20.0
-STOP_S = 10.0
 
 
 class QueryError(Exception):
@@ -142,19 +141,10 @@ def prometheus(
             # What fires before it has found its Alertmanager is told again soon.
             "--rules.alert.resend-delay=2s",
         ]
-        with open(folder / "log", "wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        server = Prometheus(process, f"http://127.0.0.1:{port}", folder, every_s)
-        try:
+        with running(command, folder / "log") as process:
+            server = Prometheus(process, f"http://127.0.0.1:{port}", folder, every_s)
             eventually(lambda: _ready(server), START_S, "Prometheus", every_s=0.05)
             yield server
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _ready(server: Prometheus) -> bool:
