@@ -31,7 +31,7 @@ from tests.helpers.rawclient import RawClient
 from tests.helpers.receiver import Receiver, receiver
 from tests.helpers.rulefiles import ALERTS, EXAMPLE, PAGES, RECORDING
 
-pytestmark = pytest.mark.timeout(240)  # it waits, and needs little of the machine
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]  # its background must be in time
 
 STREAMS = 6
 #: A hundred seconds, with time to spare for each token.

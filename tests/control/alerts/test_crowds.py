@@ -67,6 +67,7 @@ def test_a_group_that_had_nothing_for_an_hour_gives_way() -> None:
     assert len(book.groups) == 2
 
 
+@pytest.mark.alone  # it measures time
 def test_reading_the_past_hour_lets_others_have_their_turn() -> None:
     world = World(shared=True)
     written(world, 130)
