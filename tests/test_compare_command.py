@@ -424,7 +424,7 @@ def test_ctrl_c_ends_a_watch_well(url: str, terminal: bool) -> None:
     try:
         eventually(shown)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
         os.close(reads)

@@ -67,7 +67,7 @@ def serving(
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         eventually(lambda: server.started)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield client
         server.should_exit = True
         thread.join(5)

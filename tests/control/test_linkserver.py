@@ -83,7 +83,7 @@ class FakeWorker:
                     self.tables.append(message)
         self.closed = True
 
-    async def until(self, holds: Callable[[], bool], within_s: float = 5.0) -> None:
+    async def until(self, holds: Callable[[], bool], within_s: float = 30.0) -> None:
         """Wait until something holds."""
         async with asyncio.timeout(within_s):
             while not holds():  # noqa: ASYNC110 - what is waited for lives in several places
@@ -98,7 +98,7 @@ def batch(*numbers: int) -> FactsBatch:
 
 
 def run(script: Callable[[Path], Any], tmp_path: Path) -> None:
-    asyncio.run(asyncio.wait_for(script(tmp_path / "link"), 20))
+    asyncio.run(asyncio.wait_for(script(tmp_path / "link"), 60))
 
 
 def test_hello_gets_the_table_and_facts_are_acknowledged(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from proxy.link import Ack, FactsBatch, Frames, Table, Up, Usage, decode_down, f
 from proxy.tasks import child
 from tests.control.facts import at, facts, streamed
 from tests.control.test_workers import beat, hello, now
-from tests.helpers.procs import eventually
+from tests.helpers.procs import eventually, patience_s
 
 SECRET = "sk-planted-secret"
 
@@ -52,7 +52,7 @@ class Running:
                 stderr=stderr,
             )
         port = admin.getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         self.worker: Worker | None = None
 
     def connect(self) -> Worker:
@@ -137,7 +137,7 @@ def test_from_hello_to_the_last_line_written(running: Running, tmp_path: Path) -
     worker.send(FactsBatch([facts(seq=3, id="last", slo="chat")]))
 
     running.signal(signal.SIGTERM)
-    assert running.process.wait(5) == 0
+    assert running.process.wait(patience_s(5)) == 0
     lines = [json.loads(line) for line in (tmp_path / "access").read_text().splitlines()]
     assert [line["id"] for line in lines][:1] == ["bad"]
     assert {line["slo"] for line in lines} == {"chat"}
@@ -270,7 +270,7 @@ def test_an_open_admin_connection_does_not_hold_up_the_end(running: Running) -> 
     with socket.create_connection(("127.0.0.1", running.sockets[0].getsockname()[1])) as silent:
         silent.sendall(b"GET /healthz HT")
         running.signal(signal.SIGINT)
-        assert running.process.wait(5) == 0
+        assert running.process.wait(patience_s(5)) == 0
 
 
 def test_whatever_is_waited_for_at_the_end_fits_into_its_deadline(
@@ -329,7 +329,7 @@ def test_connections_wait_in_the_sockets_while_control_is_away(tmp_path: Path) -
 def test_a_configuration_that_cannot_be_used_ends_the_process(settings: str, tmp_path: Path) -> None:
     running = Running(tmp_path, settings)
     try:
-        assert running.process.wait(10) == 2
+        assert running.process.wait(patience_s(10)) == 2
         assert "problem" in running.said()
     finally:
         running.close()

@@ -21,7 +21,7 @@ import yaml
 
 from deploy.demo import server, steady
 from proxy.config import Config, cares, destinations, load
-from tests.helpers.procs import eventually, free_port
+from tests.helpers.procs import eventually, free_port, patience_s
 from tests.helpers.tools import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +228,7 @@ def redis_port(keys: Path) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGTERM)  # `exec`: Redis itself gets it, and ends
-        assert process.wait(10) == 0
+        assert process.wait(patience_s(10)) == 0
 
 
 def test_redis_starts_with_the_password_and_its_check_notices(redis_port: int, keys: Path) -> None:
@@ -240,14 +240,14 @@ def test_redis_starts_with_the_password_and_its_check_notices(redis_port: int, k
     )
 
     def healthy() -> bool:
-        return subprocess.run(["sh", "-c", check], check=False, timeout=10).returncode == 0
+        return subprocess.run(["sh", "-c", check], check=False, timeout=30).returncode == 0
 
     eventually(healthy)
     plain = subprocess.run(
-        ["redis-cli", "-p", str(redis_port), "ping"], capture_output=True, text=True, timeout=10, check=False
+        ["redis-cli", "-p", str(redis_port), "ping"], capture_output=True, text=True, timeout=30, check=False
     )
     assert "NOAUTH" in plain.stdout
-    listed = subprocess.run(["ps", "axww"], capture_output=True, text=True, timeout=10, check=True).stdout
+    listed = subprocess.run(["ps", "axww"], capture_output=True, text=True, timeout=30, check=True).stdout
     assert (keys / "redis.password").read_text() not in listed
     (keys / "redis.password").chmod(0o644)
     (keys / "redis.password").write_text("another")

@@ -142,7 +142,7 @@ def asked_by(ask: Ask, url: str, model: str, request_id: str) -> list[dict[str, 
         "tools": [TOOL],
         "extra_headers": {REQUEST_ID: request_id},
     }
-    with anthropic.Anthropic(base_url=url, api_key="test", max_retries=0, timeout=10) as client:
+    with anthropic.Anthropic(base_url=url, api_key="test", max_retries=0, timeout=30) as client:
         return ask(client, asked)
 
 

@@ -72,7 +72,7 @@ Ask = Callable[[Any], Any]
 def yielded(url: str, ask: Ask, request_id: str) -> tuple[list[dict[str, Any]], str | None]:
     """What the client yields, and the error that it raises in the end."""
     found: list[dict[str, Any]] = []
-    with ollama.Client(host=url, headers={REQUEST_ID: request_id}, timeout=10) as client:
+    with ollama.Client(host=url, headers={REQUEST_ID: request_id}, timeout=30) as client:
         try:
             found.extend(part.model_dump() for part in ask(client))
         except ollama.ResponseError as error:

@@ -177,7 +177,7 @@ def asked_by(ask: Ask, url: str, model: str, request_id: str) -> list[dict[str, 
         "tools": [TOOL],
         "extra_headers": {REQUEST_ID: request_id},
     }
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="test", max_retries=0, timeout=10) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="test", max_retries=0, timeout=30) as client:
         return ask(client, asked)
 
 

@@ -98,7 +98,7 @@ CASES: dict[str, tuple[str, str, bool, int, str | None, dict[str, Any]]] = {
 def yielded(url: str, prompt: str, details: bool, request_id: str) -> tuple[list[Any], str | None]:
     """What the client yields, and the name of the error that it raises in the end."""
     found: list[Any] = []
-    client = hub.InferenceClient(url, headers={REQUEST_ID: request_id}, timeout=10, token="test")
+    client = hub.InferenceClient(url, headers={REQUEST_ID: request_id}, timeout=30, token="test")
     try:
         found.extend(client.text_generation(prompt, details=details, stream=True, max_new_tokens=20))
     except errors.TextGenerationError as error:

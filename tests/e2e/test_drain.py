@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.http1 import LAST_CHUNK, chunk
-from tests.helpers.procs import Legato, eventually, serve
+from tests.helpers.procs import Legato, eventually, patience_s, serve
 from tests.helpers.rawclient import RawClient, Response, get, post
 from tests.helpers.upstream import (
     SSE_HEAD,
@@ -77,7 +77,7 @@ def expect_not_ready_but_alive(legato: Legato) -> None:
 
 
 def exit_status(legato: Legato, within_s: float = 10) -> int:
-    return legato.process.wait(within_s)
+    return legato.process.wait(patience_s(within_s))
 
 
 # ---------------------------------------------------------------- SIGTERM

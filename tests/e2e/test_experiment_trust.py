@@ -91,7 +91,7 @@ def weigh(legato: Legato, stable: int, canary: int) -> None:
         {"Content-Type": "application/json"},
         method="PUT",
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 200
 
 

@@ -116,7 +116,7 @@ def clients(vllm: Upstream, legato: Legato) -> Iterator[tuple[OpenAI, OpenAI]]:
 
 
 def client_of(url: str) -> OpenAI:
-    return OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0, timeout=10)
+    return OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0, timeout=30)
 
 
 Ask = Callable[[OpenAI], Any]

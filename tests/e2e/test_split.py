@@ -223,7 +223,8 @@ def test_a_connect_that_takes_too_long_fails_over_and_a_client_may_leave_meanwhi
         with serve(config=config) as legato:
             status, record = lost(legato, "late", ("X-Session-Id", of_stuck))
             assert (status, record["backend"], record["outcome"]) == (200, "well", "completed")
-            assert record["proxy"]["connect_s"] >= 2.5, "what the first took"
+            # What the first took; the loop's timers count whole milliseconds.
+            assert record["proxy"]["connect_s"] > 2.499
 
             with RawClient(legato.data) as client:
                 client.send(post(CHAT, b"{}", ("X-Session-Id", of_away), ("X-Request-Id", "left")))

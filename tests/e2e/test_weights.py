@@ -44,7 +44,7 @@ def change(legato: Legato, method: str, **asked: Any) -> dict[str, Any]:
         {"Content-Type": "application/json"},
         method=method,
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         told: dict[str, Any] = json.loads(answer.read())
         return told
 

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.procs import alive, eventually
+from tests.helpers.procs import alive, eventually, patience_s
 
 CHILD = """
 import json, os, selectors, signal, socket, sys
@@ -162,7 +162,7 @@ class Family:
             return dict(json.loads(sock.recv(1000)))
 
     def status(self, within_s: float = 10) -> int:
-        return self.process.wait(within_s)
+        return self.process.wait(patience_s(within_s))
 
     def end(self) -> None:
         """Kill whatever is left of it."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.helpers.http1 import BodyReader, Head, Headers, chunk, parse_head, response_body
+from tests.helpers.procs import patience_s
 
 READ = 65536
 
@@ -59,7 +60,7 @@ class RawClient:
         sock = socket.socket()
         if rcvbuf is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        sock.settimeout(timeout_s)
+        sock.settimeout(patience_s(timeout_s))
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = tls.wrap_socket(sock, server_hostname="localhost") if tls else sock

@@ -71,7 +71,7 @@ class RedisServer:
 
     def admin(self) -> redis.Redis:
         """A client of the tests' own; close it, or use it as a context manager."""
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, retry=once(), **self.options)
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=30, retry=once(), **self.options)
 
     def ask(self, *words: object) -> Any:
         """One command over a connection of its own, and its answer."""
@@ -252,7 +252,7 @@ class Sentinel:
         """Wait until the replica has all that the master has."""
         with self.master.admin() as client:
             client.set("replicated", "")
-            assert client.wait(1, 4_000) == 1
+            assert client.wait(1, 30_000) == 1
 
     def failover(self) -> None:
         """Crash the master and wait until the replica is one, by the Sentinel and by itself."""

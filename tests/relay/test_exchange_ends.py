@@ -49,7 +49,7 @@ def test_it_ends_once_and_sends_nothing(
                 return made
 
             monkeypatch.setattr(Pool, "connect", connecting)
-            await asyncio.wait_for(exchange.run(), 5)
+            await asyncio.wait_for(exchange.run(), 30)
             assert (exchange.end, exchange.error) == told
             assert client.ended == told[1], "answered once, unless it left"
             await until(lambda: heard or connect != "just made")

@@ -22,9 +22,9 @@ def test_a_connection_that_was_paused_at_the_end_is_read_again(
     async def script() -> None:
         async with listening(answering(ANSWER, accepted)) as backend:
             at = carrier(tmp_path, backend, backend, ratio=0.0)
-            first = await asyncio.wait_for(at.ask(FakeClient(at.worker, slow=True)), 5)
+            first = await asyncio.wait_for(at.ask(FakeClient(at.worker, slow=True)), 30)
             assert first.blocked, "it was paused by the read that ended the answer"
-            second = await asyncio.wait_for(at.ask(), 5)
+            second = await asyncio.wait_for(at.ask(), 30)
             assert second.end == "complete"
 
     asyncio.run(script())

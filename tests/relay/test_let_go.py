@@ -101,7 +101,7 @@ def test_a_client_that_leaves_when_its_upstream_was_just_connected_to(
             at = carrier(tmp_path, url, url, ratio=0.0)
             client = FakeClient(at.worker)
             with at_connection_made(monkeypatch, client.leave, how):
-                await asyncio.wait_for(at.ask(client), 5)
+                await asyncio.wait_for(at.ask(client), 30)
             (facts,) = at.requests
             assert (facts.end, facts.status, facts.error) == ("client_left", None, None)
             client.listener = None
@@ -117,7 +117,7 @@ def test_a_request_whose_upstream_refuses(held: Held, tmp_path: Path) -> None:
         nobody = f"http://127.0.0.1:{free_port()}"
         at = carrier(tmp_path, nobody, nobody, ratio=0.0)
         client = FakeClient(at.worker)
-        await asyncio.wait_for(at.ask(client), 5)
+        await asyncio.wait_for(at.ask(client), 30)
         assert client.ended == "connection_refused"
         client.listener = None
         del client
@@ -145,7 +145,7 @@ def test_a_copy_that_is_cut_while_it_connects(held: Held, tmp_path: Path) -> Non
         async with listening(answering(ANSWER)) as live:
             at = carrier(tmp_path, live, shadow)
             client = FakeClient(at.worker)
-            await asyncio.wait_for(at.ask(client), 5)
+            await asyncio.wait_for(at.ask(client), 30)
             client.listener = None
             del client
             pools = at.worker.pools

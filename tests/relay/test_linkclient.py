@@ -90,7 +90,7 @@ def finish(client: LinkClient, count: int, path: str = "/") -> None:
 
 
 async def flushed(client: LinkClient) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while client._fresh:  # noqa: ASYNC110 - a timer of the client's own
             await asyncio.sleep(0.005)
 
@@ -280,7 +280,7 @@ def test_it_connects_and_connects_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
             writer.close()  # and hangs up
 
         await asyncio.sleep(0.02)  # nobody listens yet
-        async with asyncio.timeout(5), await asyncio.start_unix_server(accept, client.path):
+        async with asyncio.timeout(30), await asyncio.start_unix_server(accept, client.path):
             assert (await hellos.get()).incarnation == (await hellos.get()).incarnation
         client._closed = True
         await keeping

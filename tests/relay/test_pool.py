@@ -115,7 +115,7 @@ async def exchange(pool: Pool) -> str:
 
 
 async def until(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not look():  # noqa: ASYNC110 - a condition of any kind
             await asyncio.sleep(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -15,6 +16,7 @@ from proxy.link import BackendNow, Facts
 from scoring import codec
 from scoring.window import Windows
 from tests.control.facts import S, at, facts, streamed
+from tests.control.fleet.host import impatient
 from tests.control.fleet.places import PLACES, Place, Pod, pods
 from tests.control.test_api import serving
 from tests.control.test_windows import HOUR, MINUTE, Clock, ended
@@ -132,11 +134,12 @@ LOST = (b"HSET", b"EXPIREAT", b"SET", b"ZADD", None)
 
 def test_what_was_written_and_never_answered_counts_once(place: Place) -> None:
     async def story(command: bytes | None) -> None:
-        async with pods(place, clock(), "a", "b", timeout_s=0.5) as (a, b):
+        async with pods(place, clock(), "a", "b") as (a, b):
             a.ends(*some(a, 0))
             await a.well()
-            with place.losing(command):
-                a.ends(*some(a, 4))
+            a.ends(*some(a, 4))
+            store = a.fleet.writer._store
+            with place.losing(command), impatient(store) if command is None else nullcontext():
                 assert await a.round() == "degraded"
             await a.well()
             read = (await b.reader.read(HOUR, b.reader.now_ns())).windowed

@@ -27,7 +27,7 @@ def documented() -> list[str]:
 
 async def everything(url: str) -> None:
     """All that is ever asked of Redis."""
-    host = Host(url, timeout_s=2)
+    host = Host(url)
     host.writer.losses.hello("w0", 3)
     host.settle()
     await host.round()

@@ -15,7 +15,7 @@ from proxy.control.fleet.redis_store import RedisStore
 from proxy.control.fleet.shared import RedisShared
 from proxy.control.shared import Shared, Unshared
 from proxy.control.sharing import Sharing
-from tests.control.fleet.places import PLACES, PREFIX, Place
+from tests.control.fleet.places import PLACES, PREFIX, TIMEOUT_S, Place
 from tests.helpers.redis_server import redis_server
 from tests.helpers.shared import MemoryShared
 from tests.helpers.shared import Place as Memory
@@ -37,8 +37,8 @@ async def hosts(place: Place | Memory, *names: str) -> AsyncIterator[list[Shared
     if isinstance(place, Memory):
         yield [MemoryShared(place, name) for name in names]
         return
-    settings = place.settings(2)
-    stores = [RedisStore(connect(settings, name), Keys(PREFIX), 2) for name in names]
+    settings = place.settings()
+    stores = [RedisStore(connect(settings, name), Keys(PREFIX), TIMEOUT_S) for name in names]
     try:
         yield [RedisShared(store, name, time.time_ns) for store, name in zip(stores, names, strict=True)]
     finally:
@@ -101,7 +101,7 @@ def test_a_hash_is_gone_after_its_time(place: Place | Memory) -> None:
     async def story() -> None:
         async with hosts(place, "a") as (a,):
             await a.put("brief", {"a": b"1"}, 1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while await a.fetch("brief"):  # noqa: ASYNC110  (Redis tells nobody)
                     await asyncio.sleep(0.05)
 

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.control.fleet.layout import HOST_S, NOW_S, RECENT_MOST, WORST_MOST, Grain, decode_now
-from tests.control.fleet.host import CHAT, KEYS, Clock, Host, S, everywhere, host_value, in_redis, run
+from tests.control.fleet.host import (
+    CHAT,
+    KEYS,
+    Clock,
+    Host,
+    S,
+    everywhere,
+    host_value,
+    impatient,
+    in_redis,
+    run,
+)
 from tests.helpers.procs import eventually
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.redis_shim import Shim
@@ -100,7 +111,7 @@ def test_a_write_whose_answer_is_lost_counts_once(server: RedisServer, command: 
 @pytest.mark.alone
 def test_a_hung_redis_delays_the_end_by_no_more_than_its_deadline(server: RedisServer) -> None:
     async def script() -> None:
-        host = Host(server.url, timeout_s=5)
+        host = Host(server.url)
         host.settle()
         await host.round()
         server.pause()
@@ -234,12 +245,13 @@ def test_what_was_settled_and_not_written_is_counted_by_the_next_control_process
 def test_the_look_up_waits_for_redis_and_nothing_is_overwritten_before(server: RedisServer) -> None:
     async def script() -> None:
         server.ask("SET", KEYS.seen("w0"), "5")
-        host = Host(server.url, timeout_s=0.4)
+        host = Host(server.url)
         host.writer.losses.hello("w0", 9)
         host.writer.losses.seen("w0", 12)
         server.pause()
         try:
-            await host.round()
+            with impatient(host.store):
+                await host.round()
             assert host.writer.losses.settled_before_write == 0
         finally:
             server.resume()

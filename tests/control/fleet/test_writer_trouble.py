@@ -8,7 +8,7 @@ import time
 import pytest
 
 from proxy.control.fleet.layout import Grain
-from tests.control.fleet.host import KEYS, Host, S, everywhere, host_value, in_redis, run
+from tests.control.fleet.host import KEYS, Host, S, everywhere, host_value, impatient, in_redis, run
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
 
@@ -175,14 +175,15 @@ def test_a_failover_gets_what_was_acknowledged_just_before(server: RedisServer) 
     """Its last seconds were not replicated: after any trouble they are written once more."""
 
     async def script() -> None:
-        host = Host(server.url, timeout_s=0.4)
+        host = Host(server.url)
         for _ in range(4):
             host.settle()
             await host.round()
         ten = KEYS.slot(Grain.TEN, Grain.TEN.number(host.clock.now_ns - 20 * S))
         assert server.ask("DEL", ten) == 1
         server.ask("CLIENT", "PAUSE", "800")
-        await host.round()
+        with impatient(host.store):
+            await host.round()
         assert host.status()[0] == "degraded"
         await asyncio.sleep(0.8)
         await host.round()

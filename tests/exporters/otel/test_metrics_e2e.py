@@ -53,7 +53,7 @@ def exemplars(legato: Legato) -> set[tuple[str, str]]:
     asked = urllib.request.Request(
         f"{legato.admin_url}/metrics", headers={"accept": "application/openmetrics-text"}
     )
-    with urllib.request.urlopen(asked, timeout=5) as answer:
+    with urllib.request.urlopen(asked, timeout=30) as answer:
         text = answer.read().decode()
     families: Any = parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     return {
