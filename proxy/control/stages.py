@@ -91,6 +91,7 @@ class Stages:
             unix_ns=clock.unix_ns,
             monotonic_ns=clock.monotonic_ns,
             on_sent=self.alerts.teller.taken,
+            told=self.alerts.teller.told,
         )
         self.alerts.teller.outbox = self.sender
         self._failed = 0

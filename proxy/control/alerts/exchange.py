@@ -91,10 +91,8 @@ class HostSays(Struct, frozen=True, array_like=True):
     verdicts: list[LocalVerdict]
     incidents: dict[str, Incident]  # by key
     worst: dict[str, tuple[Worst, ...]]  # by key
-    again: tuple[int, int] = (
-        0,
-        0,
-    )  # how often older slots were written late, and the oldest of the last time
+    again: tuple[int, int] = (0, 0)  # how often older slots were written late; the oldest of the last time
+    yields: bool = False  # its notifiers refuse: others may tell
 
 
 Rows = list[tuple[str, str, str, list[int]]]

@@ -32,6 +32,8 @@ class Outbox(Protocol):
     def send(self, message: Message, only: Iterable[str] | None = None) -> None: ...
     def hold(self, notices: Iterable[Notice]) -> None: ...
     def states(self) -> list[NotifierState]: ...
+    @property
+    def refused_ns(self) -> int: ...
 
 
 class Teller:
@@ -49,6 +51,11 @@ class Teller:
         """Of those who are told, or ``NOBODY``."""
         names = () if self.outbox is None else self.outbox.names
         return names or (NOBODY,)
+
+    @property
+    def refused_ns(self) -> int:
+        """How long the oldest message that was tried in vain has waited."""
+        return 0 if self.outbox is None else self.outbox.refused_ns
 
     # ------------------------------------------------------------ telling
 
@@ -109,6 +116,10 @@ class Teller:
         now = str(self._unix_ns()).encode()
         if len(self._news) < _NEWS_MOST:
             self._news |= dict.fromkeys(sent_fields(message, name), now)
+
+    def told(self, name: str, message: Message) -> bool:
+        """Whether this notifier took all of it from another host: who waited for it need not tell it."""
+        return all(_field(notice, name) in self._sent for notice in message.notices)
 
     def news(self) -> dict[str, bytes]:
         """What is to be written for the others; ``written`` when it was."""

@@ -2,8 +2,10 @@
 
 The host that holds the lease tells; it is renewed with every ``sync``, and free 20 s after its holder's last:
 another one takes it, knows what fires since it judged all along, reads what notifiers took, and tells the
-rest.  Hosts that saw the same slot call an alert by the same incident; where they began apart, they agree on
-the one that was told, or else on the oldest.
+rest.  Who is refused by notifiers lets it go (``yielding.py``).
+
+Hosts that saw the same slot call an alert by the same incident; where they began apart, they agree on the one
+that was told, or else on the oldest.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from proxy.control.alerts.judge import Verdict
 from proxy.control.alerts.life import Alert
 from proxy.control.alerts.notice import Worst
 from proxy.control.alerts.rings import SLOT_NS, Book
+from proxy.control.alerts.yielding import Yielding
 from proxy.control.shared import Shared
 from scoring.alarm_rule import Evaluation
 
@@ -57,6 +60,7 @@ class Together:
         self._exchange = Exchange()
         self._merged = Book()
         self._heard: dict[str, HostSays] = {}
+        self._yielding = Yielding()
         self._synced_ns: int | None = None  # the wall clock that all agree on
         self.holder: str | None = None
         self.me: str | None = None
@@ -96,7 +100,7 @@ class Together:
         self.me = shared.me
         await exchange.write(shared, stage.own)
         await self._write_news(shared)
-        self.holder = await shared.lease(LEASE, LEASE_TTL_S)
+        self.holder = await shared.lease(LEASE, LEASE_TTL_S) if self._wants(now_ns) else None
         await exchange.read(shared, self._merged, now_ns // SLOT_NS)
         heard = await exchange.say(shared, self._says(now_ns))
         sent = await shared.fetch(SENT)
@@ -118,6 +122,10 @@ class Together:
         await exchange.say(shared, self._says(now_ns))
         if self.holds:
             await self._tidy(shared, sent, now_ns)
+
+    def _wants(self, now_ns: int) -> bool:
+        others = [said.yields for said in self._heard.values() if abs(now_ns - said.at_ns) <= _HEARD_NS]
+        return self._yielding.wants(now_ns, self._stage.teller.refused_ns, others)
 
     async def _write_news(self, shared: Shared) -> None:
         news = self._stage.teller.news()
@@ -187,6 +195,7 @@ class Together:
             },
             {key: worst for key, worst in own.items() if worst},
             self._exchange.again,
+            self._yielding.yields,
         )
 
     def _agree(self, now_ns: int, over: set[str]) -> None:

@@ -58,6 +58,11 @@ class Backlog:
         self._waiting.remove(oldest)
         return oldest.message
 
+    @property
+    def refused_since_ns(self) -> int | None:
+        """When the oldest message came that was tried in vain and waits."""
+        return min((each.came_ns for each in self._waiting if each.failures), default=None)
+
     def first(self) -> Waiting | None:
         """The one whose turn is next, by when it is due; never one with an older one about the same alert."""
         held: set[str] = set()

@@ -38,6 +38,7 @@ class Means:
     pause: Callable[[asyncio.Event, float | None], Awaitable[None]]
     jitter: Callable[[], float]
     on_sent: Callable[[str, Message], None] | None = None
+    told: Callable[[str, Message], bool] | None = None
     tally: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (kind, result)
 
 
@@ -120,6 +121,9 @@ class Lane:
         await self._last_words()
 
     async def _try(self, waiting: Waiting) -> None:
+        if waiting.failures and self._told(waiting.message):
+            self.backlog.done(waiting)
+            return
         self.backlog.trying(waiting)
         outcome = await self._tell(waiting.message)
         now_ns = self._means.monotonic_ns()
@@ -134,6 +138,14 @@ class Lane:
             self._failed(outcome.said)
         else:
             self._give_up(outcome.said)
+
+    def _told(self, message: Message) -> bool:
+        """Whether another host told it meanwhile."""
+        try:
+            return self._means.told is not None and self._means.told(self.notifier.name, message)
+        except Exception as error:  # rather twice than never
+            report("asking whether a message was told", error)
+            return False
 
     async def _tell(self, message: Message) -> Outcome:
         try:

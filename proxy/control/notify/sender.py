@@ -36,8 +36,8 @@ class NotifierState(Struct, frozen=True):
 class Sender:
     """See the module.
 
-    ``on_sent(name, message)`` is called, on the loop, when a notifier took a message.  ``pause(event,
-    seconds)`` and ``jitter()`` are for tests.
+    ``on_sent(name, message)`` is called, on the loop, when a notifier took a message; ``told(name, message)``
+    says that it took it from another host.  ``pause(event, seconds)`` and ``jitter()`` are for tests.
     """
 
     def __init__(
@@ -49,11 +49,12 @@ class Sender:
         unix_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
         on_sent: Callable[[str, Message], None] | None = None,
+        told: Callable[[str, Message], bool] | None = None,
         pause: Callable[[asyncio.Event, float | None], Awaitable[None]] = pause,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._origin = Origin(instance, version)
-        self._means = Means(unix_ns, monotonic_ns, pause, jitter, on_sent)
+        self._means = Means(unix_ns, monotonic_ns, pause, jitter, on_sent, told)
         self._settings: dict[str, NotifierSettings] = {}
         self._lanes: dict[str, Lane] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
@@ -151,6 +152,12 @@ class Sender:
         kinds = {lane.notifier.kind for lane in self._lanes.values()}
         zero = {(kind, result): 0 for kind in kinds for result in ("sent", "failed", "given_up")}
         return zero | dict(self._means.tally)
+
+    @property
+    def refused_ns(self) -> int:
+        """How long the oldest message that was tried in vain has waited; 0 where none does."""
+        since = [ns for lane in self._lanes.values() if (ns := lane.backlog.refused_since_ns) is not None]
+        return self._means.monotonic_ns() - min(since) if since else 0
 
     def states(self) -> list[NotifierState]:
         """Each notifier, in the configuration's order."""

@@ -58,6 +58,7 @@ class Out:
     waiting: list[tuple[float, str, Message]] = field(default_factory=list)
     held: tuple[Notice, ...] = ()
     taken: Callable[[str, Message], None] = lambda name, message: None
+    told: Callable[[str, Message], bool] = lambda name, message: False
 
     def send(self, message: Message, only: Iterable[str] | None = None) -> None:
         for name in self.names if only is None else only:
@@ -69,10 +70,17 @@ class Out:
     def states(self) -> list[NotifierState]:
         return []
 
+    @property
+    def refused_ns(self) -> int:
+        waits = [at_s - self.slow_s for at_s, name, _ in self.waiting if name in self.refuse]
+        return int((self.world.now_s - min(waits)) * S) if waits else 0
+
     def deliver(self) -> None:
         due = [each for each in self.waiting if each[0] <= self.world.now_s and each[1] not in self.refuse]
         self.waiting = [each for each in self.waiting if each not in due]
         for _, name, message in due:
+            if self.told(name, message):
+                continue
             self.world.told.append(Told(self.world.now_s, self.host, name, message))
             self.taken(name, message)
 
@@ -88,7 +96,7 @@ class Host:
         self.alerts = Alerts(settings, self.controller, outbox=out)
         self.sinks: list[Sink] = [self.alerts]
         self._known: dict[tuple[Any, ...], Settled] = {}
-        out.taken = self.alerts.teller.taken
+        out.taken, out.told = self.alerts.teller.taken, self.alerts.teller.told
         self.shared = MemoryShared(world.place, name)
         self.alive = True
         self.seq = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from proxy.control.experiments.health import Down
@@ -72,6 +74,41 @@ def test_who_takes_over_tells_only_those_who_did_not_take_it() -> None:
         (holder.name, "ops"),
         (other.name, "slack"),
     ]
+
+
+def test_a_host_that_reaches_the_store_and_not_the_people_lets_another_tell() -> None:
+    world = World(3, shared=True, settings={"repeat": "20m"})
+    world.run(150, busy)
+    holder = next(host for host in world.hosts if host.alerts.together.holds)
+    holder.out.refuse = ("ops",)
+    world.run(210, busy)
+    (told,) = world.of("errors", "firing")
+    assert told.host != holder.name
+    assert told.at_s < 180 + 40 + 60 + 30, "fires, is refused for a minute, the lease runs out"
+    assert [len(host.out.held) for host in world.hosts if host.out.held] == [1], "one of them reminds"
+    holder.out.refuse = ()
+    world.run(700, busy)
+    assert len(world.of("errors", "firing")) == 1, "what waited there is known to be told"
+    world.run(300, lambda host: host.ends(good=2))
+    assert len(world.of("errors", "resolved")) == 1
+
+
+def test_where_nobody_reaches_them_the_lease_stays_and_nothing_is_lost() -> None:
+    world = World(2, shared=True)
+    for host in world.hosts:
+        host.out.refuse = ("ops",)
+    holders = []
+    for _ in range(90):
+        world.run(10, busy)
+        holders += [host.name for host in world.hosts if host.alerts.together.holds]
+    assert sum(one != other for one, other in pairwise(holders)) <= 1
+    assert len(set(holders)) == 2, "both have tried"
+    for host in world.hosts:
+        host.out.refuse = ()
+    world.run(20, busy)
+    told = world.of("errors", "firing")
+    assert 1 <= len(told) <= 2
+    assert len({each.notices[0].incident for each in told}) == 1
 
 
 def test_what_begins_anew_is_not_taken_for_what_a_dead_host_called_it() -> None:

@@ -24,9 +24,15 @@ class Script:
     def __init__(self, make: Callable[[Clock], Notifier]) -> None:
         self.clock = Clock()
         self.sent: list[str] = []
+        self.elsewhere: set[str] = set()  # told by another host
         self.notifier = make(self.clock)
         means = Means(
-            self.clock.unix_ns, self.clock.monotonic_ns, self.clock.pause, lambda: 1.0, self.on_sent
+            self.clock.unix_ns,
+            self.clock.monotonic_ns,
+            self.clock.pause,
+            lambda: 1.0,
+            self.on_sent,
+            lambda name, message: message.id in self.elsewhere,
         )
         self.lane = Lane(self.notifier, means)
         self.tally: Counter[tuple[str, str]] = means.tally
@@ -77,6 +83,19 @@ def test_what_fails_is_tried_again_with_growing_waits() -> None:
     assert told(script) == [(0, "m1"), (1, "m1"), (3, "m1"), (7, "m1")]
     assert (script.results(), script.sent) == ({"failed": 3, "sent": 1}, ["m1"])
     assert script.lane.last_error == "answered 500"
+
+
+def test_what_another_host_told_meanwhile_is_not_told_again() -> None:
+    script = scripted(AGAIN, AGAIN, TAKEN)
+    script.lane.send(message(1))
+    script.lane.send(message(2))
+    script.elsewhere = {"m1"}
+    script.run()
+    assert told(script) == [(0, "m1"), (0, "m2"), (1, "m2")], (
+        "unless it was tried in vain, nobody else tells it"
+    )
+    assert (script.results(), script.sent) == ({"failed": 2, "sent": 1}, ["m2"])
+    assert len(script.lane.backlog) == 0
 
 
 def test_what_is_refused_is_given_up_at_once() -> None:
