@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.helpers.http1 import LAST_CHUNK, chunk
 from tests.helpers.procs import Legato, eventually
 from tests.helpers.rawclient import PLAIN_CHAT, RawClient, post
@@ -58,6 +60,7 @@ def test_a_server_that_keeps_its_connections_is_soon_trusted(legato: Legato, ups
         eventually(no_new_connection, 10, "100 requests on connections that were there")
 
 
+@pytest.mark.alone  # the server must come to closing within the 100 ms that a connection rests
 def test_a_server_that_closes_behind_every_answer_costs_no_request(
     legato: Legato, upstream: Upstream
 ) -> None:
@@ -69,6 +72,7 @@ def test_a_server_that_closes_behind_every_answer_costs_no_request(
     assert statuses(legato, [post()[-74:]]) == {200: CLIENTS * REQUESTS}
 
 
+@pytest.mark.alone  # the server must come to closing within the 100 ms that a connection rests
 def test_a_server_that_closes_behind_streams_only_costs_no_request(
     legato: Legato, upstream: Upstream
 ) -> None:

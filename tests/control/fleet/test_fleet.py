@@ -35,7 +35,7 @@ def controller_of() -> Controller:
 
 
 def joined(url: str, controller: Controller) -> Fleet:
-    settings = Redis(url=SecretStr(url), prefix="test", every=S, timeout=S // 2)
+    settings = Redis(url=SecretStr(url), prefix="test", every=S, timeout=10 * S)
     fleet = Fleet(settings, controller, unix_ns=time.time_ns, monotonic_ns=time.monotonic_ns)
     controller.join(fleet)
     controller.add_sink(fleet)
@@ -75,7 +75,7 @@ def test_what_is_settled_here_is_in_redis(server: RedisServer) -> None:
             "output_tokens": sum(stats.output_tokens.values()),
         }
         await asyncio.to_thread(eventually, lambda: server.ask("XLEN", KEYS.recent) >= 3, 5)
-        await fleet.close(1)
+        await fleet.close(30)
         assert task.cancelled()
         with server.admin() as client:
             assert client.get(KEYS.seen("w0")) == b"3"
@@ -127,7 +127,7 @@ def test_a_record_that_cannot_be_built_keeps_nothing_else_back(
         await fleet.writer.tick()
         assert fleet.state().status == "ok"
         assert fleet.state().acknowledged["requests"] == 1
-        await fleet.close(1)
+        await fleet.close(30)
 
     asyncio.run(script())
     assert caplog.text.count("sharing a record failed: AttributeError") == 1

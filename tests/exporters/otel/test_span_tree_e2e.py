@@ -65,7 +65,9 @@ def engine(upstream_tracer: Tracer, seen: list[dict[str, str]]) -> Script:
             events = chat_events(["one", "two", "three"])
             await conn.send(SSE_HEAD + chunk(events[0]) + chunk(events[1]))
             await asyncio.sleep(float(pause_s))
-            await conn.send(b"".join(chunk(event) for event in events[2:]) + LAST_CHUNK)
+            await conn.send(b"".join(chunk(event) for event in events[2:]))
+        # It ends before its answer does: what comes after that may have to wait for a processor.
+        await conn.send(LAST_CHUNK)
 
     return serve_forever(answer)
 
