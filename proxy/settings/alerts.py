@@ -31,6 +31,7 @@ class BurnWindow(Settings):
     burn: float = Field(
         default=14.4,
         gt=0,
+        allow_inf_nan=False,
         description="Fires where bad requests use up what the objective leaves so many times faster than "
         "allowed. What no outage reaches, `1 / (1 - objective)`, is refused.",
     )
@@ -47,7 +48,12 @@ class SpikeLimits(Settings):
     """Requests of the last minute with at least one missed deadline."""
 
     share: Ratio = Field(default=0.25, gt=0, le=1, description="Fewer than these are no spike.")
-    times: float = Field(default=3.0, ge=1, description="So many times the usual share of the last hour.")
+    times: float = Field(
+        default=3.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="So many times the usual share of the last hour.",
+    )
     requests: int = Field(default=5, ge=1, description="So many requests at least; each counts once.")
 
 
@@ -55,7 +61,12 @@ class ErrorLimits(Settings):
     """Requests of the last minute that failed."""
 
     share: Ratio = Field(default=0.05, gt=0, le=1, description="Fewer than these are no reason.")
-    times: float = Field(default=3.0, ge=1, description="So many times the usual share of the last hour.")
+    times: float = Field(
+        default=3.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="So many times the usual share of the last hour.",
+    )
     requests: int = Field(default=5, ge=1, description="So many requests at least; each counts once.")
 
 
@@ -63,7 +74,7 @@ class StalledLimits(Settings):
     """Streams that wait for tokens that should have come."""
 
     share: Ratio = Field(default=0.5, gt=0, le=1, description="Of those in flight, over `over`, are overdue.")
-    over: PositiveDuration = Field(default=20 * _S, description="For how long.")
+    over: PositiveDuration = Field(default=20 * _S, description="For how long: 10s, 20s, up to 60s.")
     streams: int = Field(default=5, ge=1, description="So many of them at least.")
     silent: PositiveDuration = Field(
         default=30 * _S,
@@ -74,9 +85,13 @@ class StalledLimits(Settings):
 class DriftLimits(Settings):
     """How many times slower than frozen (`ttft: {learned: FILE}`), for three minutes."""
 
-    prefill: float = Field(default=1.5, gt=1, description="The first token's time, by the prompt's length.")
-    tbt_p50: float = Field(default=1.6, gt=1, description="The median time between tokens.")
-    tbt_p99: float = Field(default=2.5, gt=1, description="Its 99th percentile.")
+    prefill: float = Field(
+        default=1.5, gt=1, allow_inf_nan=False, description="The first token's time, by the prompt's length."
+    )
+    tbt_p50: float = Field(
+        default=1.6, gt=1, allow_inf_nan=False, description="The median time between tokens."
+    )
+    tbt_p99: float = Field(default=2.5, gt=1, allow_inf_nan=False, description="Its 99th percentile.")
 
 
 class Alerts(Settings):
