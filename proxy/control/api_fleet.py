@@ -38,6 +38,9 @@ class FleetView(Struct, frozen=True, kw_only=True):
     waiting_slots: Annotated[int, Meta(description="Written here, not acknowledged by Redis yet.")]
     waiting_bytes: int
     written: Annotated[str | None, Meta(description="When Redis last acknowledged everything.")]
+    nonsense: Annotated[
+        int, Meta(description="Values that this host read and passed over: damaged, or of another version.")
+    ]
     acknowledged: Annotated[dict[str, int], Meta(description="What Redis has of this control process.")]
     hosts: Annotated[list[FleetHost], Meta(description="Empty where Redis cannot be asked; see degraded.")]
     degraded: Degraded | None
@@ -75,6 +78,7 @@ def fleet_router(controller: Controller) -> APIRouter:
                 waiting_slots=state.waiting_slots,
                 waiting_bytes=state.waiting_bytes,
                 written=None if state.written_unix_ns is None else iso_time(state.written_unix_ns),
+                nonsense=reader.nonsense,
                 acknowledged=state.acknowledged,
                 hosts=[_shown(name, each) for name, each in hosts],
                 degraded=degraded,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from proxy.control.alerts.rules import unwatched
 from proxy.control.ledger import Ledger
 from proxy.control.prefills import Prefills
 from proxy.control.prompts import Prompts
@@ -292,8 +293,8 @@ class Controller:
 
 
 def _redis_stats(state: FleetState) -> RedisStats:
-    known = state.written_unix_ns is not None
-    return RedisStats(state.status == "ok", state.offset_ns / 1e9 if known else None, state.waiting_bytes)
+    offset_s = state.offset_ns / 1e9 if state.offset_known else None
+    return RedisStats(state.status == "ok", offset_s, state.waiting_bytes)
 
 
 def _slo_stats(slo: SloSpec) -> SloStats:
@@ -305,6 +306,7 @@ def _slo_stats(slo: SloSpec) -> SloStats:
         ttft_target_s=min(targets_ns) / 1e9,
         tbt_target_s=slo.tbt_ns / 1e9,
         objective=slo.objective,
+        unwatched=unwatched(slo),
     )
 
 

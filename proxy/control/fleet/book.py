@@ -84,6 +84,7 @@ class Book:
 
     def __init__(self, generation: int = 0) -> None:
         self.generation = generation
+        self.booked = 0  # requests
         self._cells: dict[Grain, dict[int, _Cell]] = {grain: {} for grain in _GRAINS}
         self._touched: dict[tuple[Grain, int], _Cell] = {}  # packed, and not told yet
         self._now_ns = 0
@@ -125,6 +126,7 @@ class Book:
             folded = folded and cell.folded
             cell.dirty.add(key)
             grain = _UP.get(grain)
+        self.booked += 1
 
     def outlived(self, now_ns: int) -> bool:
         """Whether the clock went back so far that this book would put everything into its oldest ten.

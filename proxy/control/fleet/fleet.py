@@ -38,7 +38,8 @@ class FleetState:
     """How the sharing goes.  ``reason``: one word, set while ``status`` is degraded.
 
     ``acknowledged``: requests, met, missed and output_tokens that Redis has of this control process.
-    ``waiting_*``: of slots that Redis has not acknowledged.  ``offset_ns``: Redis's clock less the host's.
+    ``waiting_*``: of slots that Redis has not acknowledged.  ``written_unix_ns``: when it last had
+    acknowledged everything.  ``offset_ns``: Redis's clock less the host's, 0 until it is known.
     """
 
     incarnation: str
@@ -50,6 +51,7 @@ class FleetState:
     waiting_slots: int
     written_unix_ns: int | None
     acknowledged: dict[str, int]
+    offset_known: bool = False
 
 
 class Fleet:
@@ -158,6 +160,7 @@ class Fleet:
             waiting_slots=writer.outbox.waiting_slots,
             written_unix_ns=writer.written_unix_ns,
             acknowledged=writer.outbox.acknowledged._asdict(),
+            offset_known=writer.offset.known,
         )
 
     def _lost(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from proxy.control.fleet.records import RecordQueue
 from proxy.control.fleet.redis_store import RedisStore, SlotWrite
 from proxy.control.fleet.store import StoreError
 from proxy.link import BackendNow, GroupNow
+
+_log = logging.getLogger("legato.fleet")
 
 _S: Final = 1_000_000_000
 #: What is in flight is written so often.
@@ -93,6 +96,7 @@ class Writer:
         self._announced: deque[bytes] = deque(maxlen=16)  # what may stand at ``host``
         self._all_again_ns: int | None = None
         self._record_failed = False
+        self._booked_before = 0  # requests, in books before this one
 
     # ------------------------------------------------------------ the task
 
@@ -128,12 +132,26 @@ class Writer:
             self.health.failed("error")
 
     async def close(self, deadline_s: float) -> None:
-        """Write what there is, within the deadline, and let go."""
+        """Write what there is, within the deadline, and let go; what is left then is told in the log."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 self._round_at_ns = self.health.try_at_ns = 0
                 await self.tick()
+        if self.unwritten or self.outbox.waiting_slots:
+            _log.warning(
+                "Redis at the end: %s; it has not acknowledged %d requests that were settled here"
+                " (%d slots wait, some of which it may have had)",
+                self.health.reason or "its time was up",
+                self.unwritten,
+                self.outbox.waiting_slots,
+            )
         await self._store.close(0.1)
+
+    @property
+    def unwritten(self) -> int:
+        """Requests that were booked and that Redis has not acknowledged; less those counted as lost."""
+        booked = self._booked_before + self.book.booked
+        return max(booked - self.outbox.acknowledged.requests - self.outbox.lost, 0)
 
     def now_ns(self) -> int:
         """Redis's clock, unix nanoseconds."""
@@ -220,7 +238,7 @@ class Writer:
             due = self.losses.due(self._monotonic_ns())
             await self._store.write_seen(due)
             self.losses.written(due)
-        self.written_unix_ns = self._unix_ns()
+            self.written_unix_ns = self._unix_ns()
 
     async def _moment(self) -> None:
         """What is in flight, and records."""
@@ -251,6 +269,7 @@ class Writer:
             for packed in self.book.pack():  # what came between the last two steps
                 for each in packed:
                     self.outbox.put(each)
+            self._booked_before += self.book.booked
             self.book = Book(self.book.generation + 1)
             self.book.advance(self.now_ns())
 

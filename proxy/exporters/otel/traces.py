@@ -106,17 +106,21 @@ class Traces:
             settled.kept_span = span_id_of(spans[-1])
 
     def close(self, deadline_s: float) -> None:
-        """Export what is queued, for at most ``deadline_s``; what is left then is dropped and counted."""
+        """Export what is queued, for at most ``deadline_s``; what is left then is dropped, counted, told."""
         self._closed = True
         processor, exporter = self._processor, self._exporter
         if processor is None or exporter is None:
             return
+        lost_before = exporter.lost  # told when it was
         # The SDK's own shutdown waits for its export: in a daemon thread, so that nothing waits for that.
         ender = threading.Thread(target=processor.shutdown, name="otlp-traces-end", daemon=True)
         ender.start()
         ender.join(max(deadline_s, 0.0))
         if ender.is_alive():
             exporter.give_up()
+        left = self._offered - exporter.sent - lost_before
+        if left > 0:
+            self._trouble.left(left)
 
     def failures(self) -> dict[str, int]:
         """Exports that failed, retries not counted."""
@@ -170,13 +174,15 @@ class Traces:
 
 
 class _Watched(SpanExporter):
-    """The SDK's exporter, its results counted.  ``taken``: spans that left the queue; ``lost``: in vain."""
+    """The SDK's exporter, its results counted.  ``taken``: spans that left the queue; of them ``sent``: those
+    that arrived, and ``lost``: those that did not."""
 
     def __init__(self, inner: SpanExporter, trouble: Trouble) -> None:
         self._inner = inner
         self._trouble = trouble
         self._over = False
         self.taken = 0
+        self.sent = 0
         self.lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -192,6 +198,7 @@ class _Watched(SpanExporter):
         except Exception as error:  # an exporter's fault must not end the thread that exports
             result, reason = SpanExportResult.FAILURE, type(error).__name__
         if result is SpanExportResult.SUCCESS:
+            self.sent += len(spans)
             self._trouble.worked()
         else:
             self.lost += len(spans)

@@ -94,3 +94,7 @@ class Trouble:
             told, self._failing = self._failing, False
         if told:
             _log.info("%s are exported again; %d exports have failed so far", self._what, self.failures)
+
+    def left(self, count: int) -> None:
+        """The process ends, and so many were not taken: say it."""
+        _log.warning("%s: %d had not been taken at the end", self._what, count)

@@ -242,6 +242,16 @@ def test_away_this_host_answers_and_says_so_and_back_again() -> None:
             assert (client.get(path).json()["scope"], client.get(path).json()["degraded"]) == ("fleet", None)
 
 
+def test_what_was_passed_over_is_shown() -> None:
+    with served() as (scene, client):
+        assert client.get("/api/fleet").json()["nonsense"] == 0
+        damaged = {key: b"damaged" for key in scene.memory.stored}
+        scene.memory.stored |= damaged
+        scene.fails(None)
+        client.get("/api/summary?window=1h")
+        assert client.get("/api/fleet").json()["nonsense"] == len(damaged) == 2
+
+
 # ---------------------------------------------------------------- records
 
 

@@ -70,6 +70,30 @@ def test_writing_again_changes_nothing_and_what_comes_is_added(server: RedisServ
     run(script())
 
 
+def test_what_waits_after_its_time_was_up_is_not_called_written(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        host.settle()
+        await host.round()
+        written = host.writer.written_unix_ns
+        assert written == host.clock.now_ns
+        host.settle()
+        monkeypatch.setattr("proxy.control.fleet.writer._WRITE_NS", -1)
+        await host.round()
+        assert host.status() == ("ok", None)
+        assert host.writer.outbox.waiting_slots > 0
+        assert host.writer.written_unix_ns == written
+        monkeypatch.undo()
+        await host.round()
+        assert host.writer.outbox.waiting_slots == 0
+        assert host.writer.written_unix_ns == host.clock.now_ns
+        await host.store.close(1)
+
+    run(script())
+
+
 def test_two_hosts_do_not_see_each_other(server: RedisServer) -> None:
     async def script() -> None:
         one, two = Host(server.url), Host(server.url, name="00000000bbbbbbbb")
@@ -126,15 +150,17 @@ def test_a_hung_redis_delays_the_end_by_no_more_than_its_deadline(server: RedisS
     run(script())
 
 
-def test_the_end_writes_what_there_is(server: RedisServer) -> None:
+def test_the_end_writes_what_there_is(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async def script() -> None:
         host = Host(server.url)
         await host.round()
         host.settle(4)
-        await host.writer.close(1)
+        await host.writer.close(30)
 
-    run(script())
+    with caplog.at_level("WARNING", "legato.fleet"):
+        run(script())
     assert everywhere(server) == [4, 4, 4]
+    assert not caplog.records
 
 
 def test_streams_of_records_are_capped(server: RedisServer) -> None:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from proxy.control.fleet.layout import Grain
+from proxy.control.settle import GroupKey
 from tests.control.fleet.host import KEYS, Host, S, everywhere, host_value, impatient, in_redis, run
 from tests.helpers.redis_server import RedisServer, redis_server
 from tests.helpers.redis_shim import Shim
@@ -42,6 +43,43 @@ def test_away_for_a_minute_nothing_is_lost_and_it_catches_up_within_seconds() ->
 
     with redis_server() as server:
         run(script(server))
+
+
+@pytest.mark.parametrize("rounds", [0, 1], ids=["packed by the end alone", "waited before"])
+def test_what_redis_never_got_is_told_at_the_end(rounds: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(server: RedisServer) -> None:
+        host = Host(server.url)
+        host.settle(5)
+        await host.round()
+        server.kill()
+        host.settle(3)
+        for _ in range(rounds):
+            await host.round()
+        host.settle(4, key=GroupKey("other", "llama", "chat"))
+        await host.writer.close(30)
+
+    with redis_server() as server, caplog.at_level("WARNING", "legato.fleet"):
+        run(script(server))
+    *_, last = [record.getMessage() for record in caplog.records]
+    assert last.startswith(
+        "Redis at the end: away; it has not acknowledged 7 requests that were settled here"
+    )
+    assert "Redis at the end" not in "".join(record.getMessage() for record in caplog.records[:-1])
+
+
+def test_an_end_without_time_tells_what_was_not_even_packed(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script() -> None:
+        host = Host(server.url)
+        await host.round()
+        host.settle(2)
+        await host.writer.close(0)
+
+    with caplog.at_level("WARNING", "legato.fleet"):
+        run(script())
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "its time was up; it has not acknowledged 2 requests" in told
 
 
 @pytest.mark.alone

@@ -79,6 +79,7 @@ def test_a_collector_that_is_not_there_floods_nothing(told: list[str]) -> None:
     assert len(told) == 1
     traces.close(1)
     assert traces.dropped() == {SPANS: 6}
+    assert len(told) == 1  # what was lost before was told before
 
 
 @pytest.mark.alone
@@ -205,15 +206,30 @@ def test_keys_in_variables_are_in_no_log(
 # ---------------------------------------------------------------- the end
 
 
-def test_what_is_queued_is_exported_at_the_end(collector: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_queued_is_exported_at_the_end(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     traces = make(collector.url)
     traces(numbered(5))
     assert collector.spans() == []
     traces.close(5)
     assert len(collector.spans()) == 10
+    assert not told
     traces(numbered(1, 50))  # too late: nobody is there any more
     assert traces.dropped() == {SPANS: 0}
+
+
+def test_what_nobody_takes_at_the_end_is_told(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        traces = make(url, timeout=0.2)
+        traces(numbered(3))
+        traces.close(30)
+    assert traces.dropped() == {SPANS: 6}
+    assert told[1:] == [f"spans to {url}/v1/traces: 6 had not been taken at the end"]
 
 
 @contextmanager
@@ -235,7 +251,7 @@ def test_a_hung_collector_delays_the_end_by_its_deadline_only(protocol: str) -> 
         assert 1200 - 512 <= dropped <= 1200
 
 
-def test_past_the_deadline_no_export_begins(collector: Receiver) -> None:
+def test_past_the_deadline_no_export_begins(collector: Receiver, told: list[str]) -> None:
     before = set(threading.enumerate())
     collector.hang()
     traces = make(collector.url, timeout=60)
@@ -246,6 +262,7 @@ def test_past_the_deadline_no_export_begins(collector: Receiver) -> None:
     collector.answer()
     exporting.join(10)
     assert (exporting.is_alive(), collector.attempts) == (False, 1)
+    assert told == [f"spans to {collector.url}/v1/traces: 1200 had not been taken at the end"]
     assert traces.dropped() == {SPANS: 1200 - len(collector.spans())}
 
 
