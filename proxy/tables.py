@@ -106,6 +106,7 @@ def _slo(slo: Slo) -> link.SloSpec:
         target=slo.fluidity,
         objective=slo.objective,
         e2e_ns=slo.e2e,
+        duration_only=slo.duration_only,
     )
     if isinstance(slo.ttft, QuadraticTtft):
         return _quadratic(spec, slo.ttft)

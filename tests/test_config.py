@@ -112,6 +112,7 @@ def test_the_larger_case(write: Any) -> None:
             target=0.0,  # e2e and nothing about tokens: only the duration is promised
             objective=0.95,
             e2e_ns=120 * S,
+            duration_only=True,
         ),
         link.SloSpec(
             name="chat",
@@ -155,6 +156,7 @@ def test_every_field_of_the_table_can_be_set(write: Any, tmp_path: Path) -> None
             slos:
               - {name: x, match: {path: /a, model: m, header: {h: v}, prompt_tokens: {min: 64, max: 4000}},
                  ttft: 1s, tbt: 1s, fluidity: 1, objective: 50%, e2e: 1s}
+              - {name: e, match: {path: /e}, e2e: 1s}
               - {name: q, match: {path: /q}, ttft: {base: 1s, per_token: 1ns}}
               - {name: l, match: {path: /l}, ttft: {learned: live, slack: 1s, fallback: 2s}}
               - {name: f, match: {path: /f}, ttft: {learned: curves.yaml, slack: 1s, fallback: 2s}}

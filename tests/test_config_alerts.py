@@ -10,7 +10,7 @@ from proxy.config import ConfigErrors, cares
 from proxy.control.alerts.rules import Rules
 from proxy.settings.alerts import ALL_RULES, Alerts
 from proxy.tables import build_table
-from scoring.alarm_live import Drift, Stalled
+from scoring.alarm_live import Drift, Flight, Stalled
 from scoring.alarm_share import Errors, Spike
 from scoring.burn import BurnRate
 from tests.helpers.settings import read, writer
@@ -37,6 +37,7 @@ def test_every_limit_reaches_its_rule(tmp_path: Path) -> None:
             """\
             slos:
             - {name: chat, objective: 99.9%, match: {model: a}}
+            - {name: batch, e2e: 120s, objective: 99.9%, match: {model: b}}
             - {name: shown, ttft: {learned: live, slack: 1s, fallback: 2s}}
             alerts:
               rules: [spike, errors, stalled, drift, burn_rate]
@@ -57,8 +58,35 @@ def test_every_limit_reaches_its_rule(tmp_path: Path) -> None:
     (burn,) = found.burns["chat"]
     assert (burn.window, burn.severity) == ("30m/2m", "ticket")
     assert burn.rule == BurnRate(0.999, 100, 1_800, 120, "ticket", 6 * 3_600)
-    assert found.silent == {"shown"}
-    assert "shown" not in found.burns
+    assert {slo: unwatched(slo, found) for slo in ("chat", "batch", "shown")} == {
+        "chat": [],
+        "batch": ["spike"],
+        "shown": ["spike", "stalled", "burn_rate"],
+    }
+    assert found.burns.keys() == {"chat", "batch"}
+
+
+def unwatched(slo: str, found: Rules) -> list[str]:
+    return [rule for rule in ("spike", "stalled", "errors", "burn_rate") if not found.watches(rule, slo)]
+
+
+@pytest.mark.parametrize(
+    ("terms", "duration_only"),
+    [
+        ("e2e: 120s", True),
+        ("e2e: 120s, fluidity: 0%", True),
+        ("e2e: 120s, fluidity: 50%", False),
+        ("e2e: 120s, tbt: 50ms", False),
+        ("e2e: 120s, ttft: 500ms, fluidity: 0%", False),
+        ("fluidity: 0%", False),
+        ("objective: 99%", False),
+    ],
+)
+def test_only_who_promises_the_duration_alone_says_nothing_of_tokens(
+    tmp_path: Path, terms: str, duration_only: bool
+) -> None:
+    found = rules(writer(tmp_path)(f"slos: [{{name: it, {terms}}}]"))
+    assert unwatched("it", found) == (["spike"] if duration_only else [])
 
 
 @pytest.mark.parametrize(
@@ -85,6 +113,22 @@ def test_every_limit_reaches_its_rule(tmp_path: Path) -> None:
         ),
         ("alerts: {burn_rates: [{short: 15s}]}", "15s: requests are counted by 10s: give a multiple of that"),
         ("alerts: {burn_rates: [{severity: loud}]}", "'loud': write 'page' or 'ticket'"),
+        (
+            "alerts: {burn_rates: [{burn: 14.4}, {burn: 3, long: 60m, short: 300s, severity: ticket}]}",
+            ":2: alerts.burn_rates[1]: 1h/5m: alerts.burn_rates[0] has these windows too, and an alert is "
+            "known by its windows: give another long or short",
+        ),
+        (
+            "alerts: {burn_rates: [{burn: inf}]}",
+            "alerts.burn_rates[0].burn: 'inf': should be a finite number",
+        ),
+        (
+            "alerts: {stalled: {over: 15s}}",
+            ":2: alerts.stalled.over: 15s: what is in flight is looked at each 10s: give a multiple of that",
+        ),
+        ("alerts: {stalled: {over: 5s}}", ":2: alerts.stalled.over: 5s: what is in flight is looked at each"),
+        ("alerts: {stalled: {over: 70s}}", "1m10s: what is in flight is looked back at for 60s"),
+        ("alerts: {drift: {tbt_p99: inf}}", "alerts.drift.tbt_p99: 'inf': should be a finite number"),
         (
             "alerts: {stalled: {silent: 5m}}",
             "5m: what is in flight is looked back at for 60s: give at most that",
@@ -113,12 +157,40 @@ def test_mistakes_are_named_with_place_value_and_mend(text: str, said: str, tmp_
             "alerts: {notify: [{log: on}]}",
             "alerts: deadlines of a follow the server (learned: live): their misses page nobody",
         ),
+        (
+            "alerts: {rules: [spike], stalled: {over: 30s}}",
+            "alerts.stalled: alerts.rules does not name stalled, so these limits do nothing",
+        ),
+        (
+            "alerts: {rules: [spike], burn_rates: [{burn: 3}]}",
+            "alerts.burn_rates: alerts.rules does not name burn_rate",
+        ),
+        ("alerts: {rules: [], notify: [{log: on}]}", "alerts.rules: none is named, so nobody is ever told"),
+        ("alerts: {drift: {prefill: 2}}", "alerts.drift: no SLO has a frozen curve (ttft: {learned: FILE})"),
     ],
 )
 def test_what_is_allowed_and_deserves_a_look_is_told(text: str, said: str, tmp_path: Path) -> None:
     put = writer(tmp_path)
     assert any(sentence.startswith(said) for sentence in cares(read(put(text + "\n"))))
     assert not any(sentence.startswith("alerts") for sentence in cares(read(put(""))))
+
+
+def test_what_is_accepted_of_stalled_can_fire(tmp_path: Path) -> None:
+    """Looks come each 10 s, and seven of them are kept: ten streams that are overdue at every one."""
+    put, accepted, slow = writer(tmp_path), [], set()
+    for seconds in range(1, 75):
+        try:
+            rule = rules(put(f"alerts: {{stalled: {{over: {seconds}s, streams: 5}}}}\n")).stalled
+        except ConfigErrors:
+            continue
+        accepted.append(seconds)
+        looks = [Flight(at * 10.0, 10, 10, 3.0) for at in range(7)]  # some tokens: never silent
+        slow |= {seconds} if not rule.evaluate(looks).fires else set()
+    assert accepted == [10, 20, 30, 40, 50, 60]
+    assert not slow
+    for seconds in range(1, 61):
+        rule = rules(put(f"alerts: {{stalled: {{silent: {seconds}s}}}}\n")).stalled
+        assert rule.evaluate([Flight(at * 10.0, 2, 2, 0.0) for at in range(7)]).fires, seconds
 
 
 def test_variables_reach_limits() -> None:

@@ -74,12 +74,16 @@ class BackendStats:
 
 @dataclass(frozen=True, slots=True)
 class SloStats:
-    """One SLO's promises; ``ttft_target_s`` is the smallest of one by prompt length."""
+    """One SLO's promises; ``ttft_target_s`` is the smallest of one by prompt length.
+
+    ``unwatched``: rules of alerts that page nobody for it.
+    """
 
     name: str
     ttft_target_s: float
     tbt_target_s: float
     objective: float
+    unwatched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from proxy.exporters.vocabulary import (
     RESULT,
     RULE,
     UNMEASURED,
+    WATCHED_RULE,
     Values,
 )
 from proxy.link import DELAY_BOUNDS_NS
@@ -188,7 +189,8 @@ CATALOG: Final[tuple[Metric, ...]] = (
     _gauge("legato_requests_in_flight", "Requests in flight now.", *GROUP, unit="requests"),
     _gauge(
         "legato_requests_overdue",
-        "Streams in flight whose next token is overdue now.",
+        "Streams in flight whose next token is overdue now; where an SLO promises the duration only (`e2e`): "
+        "those that take longer than that.",
         *GROUP,
         unit="requests",
     ),
@@ -217,6 +219,13 @@ CATALOG: Final[tuple[Metric, ...]] = (
     ),
     _gauge("legato_tbt_target_seconds", "The configured TBT deadline.", "slo", unit="seconds"),
     _gauge("legato_slo_objective_ratio", "The share of requests that shall be good.", "slo", unit="ratio"),
+    _gauge(
+        "legato_slo_watched",
+        "1 where a rule may page for an SLO, by the SLO's own terms, else 0.",
+        "slo",
+        unit="bool",
+        rule=WATCHED_RULE,
+    ),
     _gauge(
         "legato_prefill_drift_ratio",
         "The current prefill curve over the frozen one.",

@@ -259,6 +259,12 @@ def _of_slo(value: Callable[[SloStats], float]) -> _Source:
     return lambda _, view: [((clean(slo.name),), value(slo)) for slo in view.snapshot.slos]
 
 
+def _slo_watched(metric: Metric, view: View) -> Iterator[Sample]:
+    for slo in view.snapshot.slos:
+        for rule in metric.closed["rule"]:
+            yield (clean(slo.name), rule), int(rule not in slo.unwatched)
+
+
 def _of_redis(value: Callable[[RedisStats], int | float | None]) -> _Source:
     def read(_: Metric, view: View) -> Iterator[Sample]:
         redis = view.snapshot.redis
@@ -319,6 +325,7 @@ _SOURCES: Final[Mapping[str, _Source]] = {
     "legato_ttft_target_seconds": _of_slo(lambda slo: slo.ttft_target_s),
     "legato_tbt_target_seconds": _of_slo(lambda slo: slo.tbt_target_s),
     "legato_slo_objective_ratio": _of_slo(lambda slo: slo.objective),
+    "legato_slo_watched": _slo_watched,
     "legato_prefill_drift_ratio": _prefill_drift,
     "legato_tbt_drift_ratio": _tbt_drift,
     "legato_dropped_total": _of_process("what", lambda s: s.dropped),

@@ -119,6 +119,14 @@ RULE: Final = _values(
     proxy="Legato itself: loop lag, drops, exporters or Redis in trouble, streams unmeasured.",
 )
 
+#: Of ``RULE`` those that are about the promises of an SLO.
+WATCHED_RULE: Final = _values(
+    spike="Not of an SLO that promises the duration only, or whose deadlines follow the server.",
+    stalled="Not of an SLO whose deadlines follow the server (`learned: live`).",
+    errors="Of every SLO: a request that failed is bad by any terms.",
+    burn_rate="Not of an SLO whose deadlines follow the server (`learned: live`).",
+)
+
 NOTIFIER: Final = _values(
     webhook="JSON by POST.",
     slack="Slack.",

@@ -103,6 +103,9 @@ class SloSpec(Struct, frozen=True, omit_defaults=True):
     slack_ns: int = 0  # of ``curves``
     live: bool = False  # learned curves are shown beside it, and judge nothing: the fallback is promised
     pages: bool = True  # False: shown and compared, but nobody is woken by it
+    duration_only: bool = (
+        False  # ``e2e`` is all that is promised: deadlines of tokens are shown, judge nothing
+    )
 
 
 class Timeouts(Struct, frozen=True, omit_defaults=True):

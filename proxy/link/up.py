@@ -215,8 +215,8 @@ class GroupNow(Struct, array_like=True):
     model: str
     slo: str
     in_flight: int
-    overdue: int
-    missed: int  # deadlines missed so far, the overdue token's included
+    overdue: int  # their next token is; where only the duration is promised: they take longer than that
+    missed: int  # deadlines of tokens missed so far, the overdue token's included
     worst_overdue_ns: int
     tokens_per_s: float = 0.0  # as counted while they stream, since the picture before
     awaited: int = 0  # of those in flight: a deadline is running, so that they can be overdue

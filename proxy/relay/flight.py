@@ -92,7 +92,7 @@ def _group(groups: dict[_Key, GroupNow], key: _Key) -> GroupNow:
 def _add(exchange: Exchange, groups: dict[_Key, GroupNow], now_ns: int) -> None:
     group = _group(groups, _key(exchange))
     group.in_flight += 1
-    arm, tap = exchange.arm, exchange.tap
+    arm, tap, slo = exchange.arm, exchange.tap, exchange.arm.slo
     if exchange.paused_ns is not None:
         now_ns = exchange.paused_ns  # what is due since then waits for the client, not for the server
     if tap is not None:
@@ -103,6 +103,9 @@ def _add(exchange: Exchange, groups: dict[_Key, GroupNow], now_ns: int) -> None:
         missed = overdue_ns // arm.tbt_ns + 1 if overdue_ns > 0 else 0
     else:
         return
+    if slo.duration_only and slo.e2e_ns is not None and exchange.sent_ns is not None:
+        # Of its tokens nothing is promised: it is overdue when the answer takes longer than it may.
+        overdue_ns = now_ns - exchange.sent_ns - slo.e2e_ns
     group.awaited += 1
     if overdue_ns > 0:
         group.overdue += 1

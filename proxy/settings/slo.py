@@ -160,3 +160,8 @@ class Slo(Settings):
     def pages(self) -> bool:
         """An alert may wake somebody for it: not while its deadlines are still being learned."""
         return not (isinstance(self.ttft, LearnedTtft) and self.ttft.live)
+
+    @property
+    def duration_only(self) -> bool:
+        """It promises how long an answer takes, and nothing about its tokens: their defaults are nobody's."""
+        return self.e2e is not None and not self.fluidity and not {"ttft", "tbt"} & self.model_fields_set

@@ -21,7 +21,9 @@ GRAFANA = Path(build.__file__).parent
 Json = dict[str, Any]
 
 #: Exported, and on no panel: why.
-NOT_SHOWN: dict[str, str] = {}
+NOT_SHOWN: dict[str, str] = {
+    "legato_slo_watched": "terms of an SLO, which rules of deploy/prometheus ask",
+}
 #: Grafana's own.
 BUILT_IN = {"__rate_interval", "__range", "__all"}
 

@@ -69,6 +69,7 @@ ADDED = {
     "legato_backend_ejected": ("gauge", ("backend",)),
     "legato_mirrored_requests_total": ("counter", ("backend", "result")),
     "legato_notifications_total": ("counter", ("notifier", "result")),
+    "legato_slo_watched": ("gauge", ("slo", "rule")),
     "legato_redis_up": ("gauge", ()),
     "legato_redis_clock_offset_seconds": ("gauge", ()),
     "legato_redis_waiting_bytes": ("gauge", ()),

@@ -115,10 +115,13 @@ def test_a_group_that_is_only_in_flight_has_its_counters_at_zero() -> None:
     assert value(picture, "legato_ttft_seconds_count", **CHAT) == 0
 
 
+RULES = ("spike", "stalled", "errors", "burn_rate")
+
+
 def test_backends_slos_and_the_proxy_itself() -> None:
     picture = snapshot(
         backends=(BackendStats("stable", True, 4, 3, 2, 1), BackendStats("canary", False, 0, 0, 1, 1)),
-        slos=(SloStats("chat", 0.5, 0.05, 0.99),),
+        slos=(SloStats("chat", 0.5, 0.05, 0.99), SloStats("b", 0.5, 0.05, 0.99, frozenset({"spike"}))),
         reload_ok=False,
         workers=3,
         draining=True,
@@ -132,6 +135,11 @@ def test_backends_slos_and_the_proxy_itself() -> None:
     assert value(picture, "legato_ttft_target_seconds", slo="chat") == 0.5
     assert value(picture, "legato_tbt_target_seconds", slo="chat") == 0.05
     assert value(picture, "legato_slo_objective_ratio", slo="chat") == 0.99
+    watched = {
+        slo: [rule for rule in RULES if value(picture, "legato_slo_watched", slo=slo, rule=rule)]
+        for slo in ("chat", "b")
+    }
+    assert watched == {"chat": list(RULES), "b": ["stalled", "errors", "burn_rate"]}
     assert value(picture, "legato_config_reload_success") == 0
     assert value(picture, "legato_workers") == 3
     assert value(picture, "legato_draining") == 1

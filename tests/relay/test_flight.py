@@ -107,6 +107,22 @@ def test_a_server_that_hangs_before_its_head_is_overdue_while_it_hangs(
     assert group.worst_overdue_ns == max(0, waited_ms - 500) * MS
 
 
+@pytest.mark.parametrize(("running_ms", "late_ms"), [(600, 0), (8_000, 0), (8_001, 1)])
+def test_where_only_the_duration_is_promised_that_alone_is_overdue(
+    monkeypatch: pytest.MonkeyPatch, running_ms: int, late_ms: int
+) -> None:
+    slo = SloSpec("batch", Match(), ((0, 500 * MS),), 50 * MS, 0.0, e2e_ns=8_000 * MS, duration_only=True)
+    arm = Arm("b", slo, 500 * MS, 50 * MS, 0)
+    sent_ns = NOW - running_ms * MS
+    for each in (
+        exchange(arm=arm, sent_ns=sent_ns),  # no head yet
+        exchange(arm=arm, sent_ns=sent_ns, head_ns=sent_ns, tap=tap(overdue_ms=400, missed=8)),
+    ):
+        (group,) = swept(FakeLoop(monkeypatch), each)
+        assert (group.awaited, group.overdue, group.worst_overdue_ns) == (1, late_ms, late_ms * MS)
+        assert group.missed, "what passed of the default deadlines is shown all the same"
+
+
 def test_what_awaits_no_token_is_not_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Call("POST", "/", "m", stream=False)
     (group,) = swept(

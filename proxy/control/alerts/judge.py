@@ -74,13 +74,11 @@ class Judge:
         """Every group and SLO at the end of ``slot``; ``firing(key)``: whether that alert fires by now."""
         for key in sorted(book.groups):
             labels: Labels = (("backend", key.backend), ("model", key.model), ("slo", key.slo))
-            if "errors" in rules.on:
+            if rules.watches("errors", key.slo):
                 yield self._share(book, "errors", rules.errors, key, labels, slot, firing)
-            if key.slo in rules.silent:
-                continue
-            if "spike" in rules.on:
+            if rules.watches("spike", key.slo):
                 yield self._share(book, "spike", rules.spike, key, labels, slot, firing)
-            if "stalled" in rules.on:
+            if rules.watches("stalled", key.slo):
                 said = rules.stalled.evaluate(book.flights(key, slot + 1, LOOKS))
                 yield Verdict("stalled", labels, SEVERITY["stalled"], rules.stalled.hold, said, key)
         if "burn_rate" in rules.on:

@@ -45,6 +45,23 @@ WHAT: Final[Mapping[str, str]] = {
 }
 
 
+#: The rules about the promises of an SLO; the others are about backends, experiments and Legato itself.
+OF_SLOS: Final = ("spike", "stalled", "errors", "burn_rate")
+#: Rules that page nobody while deadlines follow the server: what is missed is how the server was.
+_LIVE: Final = frozenset({"spike", "stalled", "burn_rate"})
+#: Rules that count missed deadlines of tokens, of which an SLO may promise nothing.
+_OF_TOKENS: Final = frozenset({"spike"})
+
+
+def unwatched(slo: SloSpec) -> frozenset[str]:
+    """The rules of ``OF_SLOS`` that an SLO's terms keep from paging anybody (``legato_slo_watched``).
+
+    Where only the duration is promised, ``stalled`` stays: what is overdue then has taken longer than that
+    (``relay/flight.py``).
+    """
+    return (frozenset() if slo.pages else _LIVE) | (_OF_TOKENS if slo.duration_only else frozenset())
+
+
 class Burn(NamedTuple):
     """A burn rate of one SLO; ``window`` names it: ``1h/5m``."""
 
@@ -55,7 +72,7 @@ class Burn(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """``on``: the rules that are watched; ``burns``: by SLO; ``silent``: SLOs that page nobody."""
+    """``on``: the rules that are watched; ``burns``: by SLO; ``silent``: SLOs by rule that it is not for."""
 
     on: frozenset[str] = frozenset(ALL_RULES)
     spike: Spike = field(default_factory=Spike)
@@ -63,7 +80,7 @@ class Rules:
     stalled: Stalled = field(default_factory=Stalled)
     drift: Drift = field(default_factory=Drift)
     burns: Mapping[str, tuple[Burn, ...]] = field(default_factory=dict)
-    silent: frozenset[str] = frozenset()
+    silent: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Alerts, slos: Sequence[SloSpec]) -> Rules:
@@ -80,9 +97,17 @@ class Rules:
                 silent_s=stalled.silent / _S,
             ),
             drift=Drift(prefill=drift.prefill, tbt_p50=drift.tbt_p50, tbt_p99=drift.tbt_p99),
-            burns={slo.name: tuple(_burns(settings, slo.objective)) for slo in slos if slo.pages},
-            silent=frozenset(slo.name for slo in slos if not slo.pages),
+            burns={
+                slo.name: tuple(_burns(settings, slo.objective))
+                for slo in slos
+                if "burn_rate" not in unwatched(slo)
+            },
+            silent={rule: frozenset(slo.name for slo in slos if rule in unwatched(slo)) for rule in OF_SLOS},
         )
+
+    def watches(self, rule: str, slo: str | None) -> bool:
+        """Whether an alert of this rule may be, of this SLO if it is of one."""
+        return rule in self.on and slo not in self.silent.get(rule, ())
 
 
 def _burns(settings: Alerts, objective: float) -> list[Burn]:

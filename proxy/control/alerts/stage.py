@@ -77,14 +77,7 @@ class Alerts:
         """New settings, or a new table: what fires goes on, unless nobody watches it any more."""
         self.settings = settings
         self.rules = rules = Rules.of(settings, self._controller.slos)
-        quiet = {"spike", "stalled", "burn_rate"}
-        self.life.drop(
-            lambda alert: (
-                alert.rule in rules.on
-                and not (alert.rule in quiet and alert.named.get("slo") in rules.silent)
-            ),
-            self.now_ns(),
-        )
+        self.life.drop(lambda alert: rules.watches(alert.rule, alert.named.get("slo")), self.now_ns())
 
     @property
     def said(self) -> Said:
