@@ -98,8 +98,8 @@ class View:
 
     @property
     def original_method(self) -> str | None:
-        """A method that is not known, cut to a bound."""
-        return self.facts.method[:32] if self.method == OTHER_METHOD else None
+        """A method that is not known, cut to a bound; ``None`` of what was no HTTP, too."""
+        return self.facts.method[:32] or None if self.method == OTHER_METHOD else None
 
     @property
     def path(self) -> str | None:

@@ -256,6 +256,13 @@ def test_unknown_methods_and_paths_do_not_make_names() -> None:
     assert server.attributes["url.path"] == "/users/4711"
 
 
+def test_what_was_no_http_has_no_method_of_its_own() -> None:
+    (server,) = spans(refused(400, "request_line", method="", path=""))
+    assert server.attributes["http.request.method"] == "_OTHER"
+    assert "http.request.method_original" not in server.attributes
+    assert "url.path" not in server.attributes
+
+
 def test_older_names_stand_beside_the_stable_ones_only_when_asked() -> None:
     old = {"http.method", "http.target", "http.scheme", "http.status_code", "net.peer.name", "net.peer.port"}
     without = {name for span in spans(chat()) for name in span.attributes}
