@@ -45,6 +45,15 @@ def status(code: int, body: bytes = b"ok", **headers: str) -> Behaviour:
     return act
 
 
+def cut_off(body: bytes) -> Behaviour:
+    """200, and only so much of its body before the connection closes."""
+
+    def act(client: socket.socket, _: threading.Event) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + body)
+
+    return act
+
+
 def _hang(_: socket.socket, released: threading.Event) -> None:
     released.wait(60)
 

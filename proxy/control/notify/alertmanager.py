@@ -16,7 +16,7 @@ import msgspec
 
 from proxy.control.alerts.notice import Message, Notice
 from proxy.control.notify.base import Kind, Notifier, Outcome
-from proxy.control.notify.http import Post
+from proxy.control.notify.http import Answer, Post
 
 PATH: Final = "/api/v2/alerts"
 _NOT_A_LABEL: Final = re.compile(r"[^A-Za-z0-9_]")
@@ -48,7 +48,11 @@ class Alertmanager(Notifier):
         outcome = Outcome(taken=True, said="nothing to tell")
         for start in range(0, len(notices), _AT_ONCE):
             body = msgspec.json.encode([alert(notice) for notice in notices[start : start + _AT_ONCE]])
-            outcome = self._post.outcome(await self._post(body, self._headers))
+            answer = await self._post(body, self._headers)
+            outcome = self._post.outcome(answer)
+            if isinstance(answer, Answer) and outcome.taken and answer.body.lstrip()[:1] == b"<":
+                said = f"answered {answer.status} with a page for people: no Alertmanager does"
+                outcome = Outcome(taken=False, said=said)
             if not outcome.taken:
                 break
         return outcome

@@ -31,10 +31,12 @@ _AGAIN: Final = (408, 425, 429)
 
 
 class Answer(Struct, frozen=True):
-    """``body``: ``None`` where it broke off or was longer than ``READ_MOST``; ``retry_after``: as it came."""
+    """``body``: what was read of it; ``whole``: that is all of it: it neither broke off nor was longer than
+    ``READ_MOST``; ``retry_after``: as it came."""
 
     status: int
-    body: bytes | None
+    body: bytes
+    whole: bool
     retry_after: str | None
 
     @property
@@ -72,23 +74,25 @@ class Post:
             transport = self._transport(self._url.scheme == "https")
         except OSError as error:  # no more files may be opened: of a module, or of the authorities
             return Outcome(taken=False, said=_said(error), again=True)
-        answer: Answer | None = None
+        response: httpx.Response | None = None
+        got, whole = bytearray(), False
+        said = ""
         try:
             async with asyncio.timeout(self._timeout_ns / 1e9):
                 response = await transport.handle_async_request(request)
-                # What was taken was taken, however its body ends.
-                answer = Answer(response.status_code, None, response.headers.get("Retry-After"))
-                answer = Answer(answer.status, await _read(response), answer.retry_after)
+                whole = await _read(response, got)
         except TimeoutError:
             said = f"no answer within {format_duration(self._timeout_ns)}"
-            return answer or Outcome(taken=False, said=said, again=True)
         except (httpx.HTTPError, OSError) as error:
-            return answer or Outcome(taken=False, said=_said(error), again=True)
+            said = _said(error)
         finally:
             with contextlib.suppress(TimeoutError, httpx.HTTPError, OSError):
                 async with asyncio.timeout(_CLOSE_S):
                     await transport.aclose()
-        return answer
+        if response is None:
+            return Outcome(taken=False, said=said, again=True)
+        # What was taken was taken, however its body ends.
+        return Answer(response.status_code, bytes(got), whole, response.headers.get("Retry-After"))
 
     @staticmethod
     def _transport(tls: bool) -> httpx.AsyncHTTPTransport:
@@ -142,17 +146,17 @@ def patience_ns(text: str | None, unix_ns: int) -> int | None:
         return None
 
 
-async def _read(response: httpx.Response) -> bytes | None:
-    parts, size = [], 0
+async def _read(response: httpx.Response, into: bytearray) -> bool:
+    """At most ``READ_MOST`` bytes; whether that is all of it."""
     try:
         async for part in response.aiter_raw():
-            size += len(part)
-            if size > READ_MOST:
-                return None
-            parts.append(part)
+            room = READ_MOST - len(into)
+            into += part[:room]
+            if len(part) > room:
+                return False
     finally:
         await response.aclose()
-    return b"".join(parts)
+    return True
 
 
 def _said(error: BaseException) -> str:

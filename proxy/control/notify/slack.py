@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.control.alerts.notice import Message, Notice
 from proxy.control.notify.base import Kind, Notifier, Outcome
-from proxy.control.notify.http import Post
+from proxy.control.notify.http import Answer, Post
 
 #: Slack's limits, in characters (counted as UTF-16, which is never too few) and items.
 HEADER_MOST: Final = 150
@@ -44,9 +44,14 @@ class Slack(Notifier):
     async def tell(self, message: Message) -> Outcome:
         """POST it.  Slack answers "ok"; what answers otherwise (a login page) has told nobody."""
         answer = await self._post(msgspec.json.encode(payload(message)), {})
-        if isinstance(answer, Outcome) or not answer.ok or answer.body in (None, b"ok"):
+        if isinstance(answer, Outcome) or not answer.ok or _is_ok(answer):
             return self._post.outcome(answer)
         return Outcome(taken=False, said=f"answered {answer.status}, but without Slack's 'ok'")
+
+
+def _is_ok(answer: Answer) -> bool:
+    """What broke off may have been going to be one; what is longer never was."""
+    return answer.body == b"ok" or (not answer.whole and b"ok".startswith(answer.body))
 
 
 def payload(message: Message) -> dict[str, Any]:

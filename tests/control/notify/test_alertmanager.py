@@ -14,7 +14,7 @@ from hypothesis import given
 
 from proxy.control.alerts.notice import Message
 from proxy.control.notify.alertmanager import alert, alert_name
-from proxy.control.notify.base import Origin
+from proxy.control.notify.base import Origin, Outcome
 from proxy.control.notify.build import build
 from proxy.control.notify.lane import pause
 from proxy.control.notify.sender import Sender
@@ -122,6 +122,25 @@ def test_many_alerts_go_in_several_requests_and_a_failure_ends_it() -> None:
         outcome = asyncio.run(notifier.remind((SPIKE,) * 600))
         assert (outcome.taken, outcome.said) == (False, "answered 500")
         assert [len(json.loads(got.body)) for got in server.received] == [256, 256]
+
+
+@pytest.mark.parametrize(
+    ("body", "taken"),
+    [
+        (b"", True),
+        (b'{"status":"success"}', True),
+        (b"\n <!doctype html><title>log in</title>", False),
+        (b"<html>" + 200_000 * b"x", False),
+    ],
+)
+def test_a_login_page_in_front_of_it_has_told_nobody(body: bytes, taken: bool) -> None:
+    with receiver() as server:
+        server.answers(status(200, body))
+        told = Alertmanager.model_validate({"url": f"http://{server.where}"})
+        notifier = build(Notifier(alertmanager=told), Origin("gpu-7", "1.2"), lambda: 0)
+        outcome = asyncio.run(notifier.tell(message()))
+    said = "answered 200" if taken else "answered 200 with a page for people: no Alertmanager does"
+    assert outcome == Outcome(taken=taken, said=said)
 
 
 # ---------------------------------------------------------------- the real one

@@ -19,7 +19,18 @@ from proxy.control.notify.http import READ_MOST, Answer, Post, patience_ns, tls_
 from proxy.settings.notify_url import problem_of
 from tests.control.notify.notices import S
 from tests.helpers.procs import free_port
-from tests.helpers.receiver import CLOSE, ENDLESS, GARBAGE, HALF, HANG, OK, Behaviour, receiver, status
+from tests.helpers.receiver import (
+    CLOSE,
+    ENDLESS,
+    GARBAGE,
+    HALF,
+    HANG,
+    OK,
+    Behaviour,
+    cut_off,
+    receiver,
+    status,
+)
 
 MS = 1_000_000
 
@@ -148,9 +159,10 @@ def test_an_answer_is_read_up_to_its_limit() -> None:
         return answer
 
     with receiver() as ops:
-        ops.answers(status(200, b"x" * READ_MOST), status(200, b"x" * (READ_MOST + 1)))
-        assert asyncio.run(go(ops.url)).body == b"x" * READ_MOST
-        assert asyncio.run(go(ops.url)).body is None
+        ops.answers(status(200, b"x" * READ_MOST), status(200, b"x" * (READ_MOST + 1)), cut_off(b"xx"))
+        assert asyncio.run(go(ops.url)) == Answer(200, b"x" * READ_MOST, True, None)
+        assert asyncio.run(go(ops.url)) == Answer(200, b"x" * READ_MOST, False, None), "it is longer"
+        assert asyncio.run(go(ops.url)) == Answer(200, b"xx", False, None), "it broke off"
 
 
 def test_what_a_request_says_of_itself() -> None:

@@ -21,7 +21,7 @@ from proxy.control.notify.slack import cut, escape, payload
 from proxy.settings.notify import Notifier, Slack
 from tests.control.notify.jsonschema import problems
 from tests.control.notify.notices import MESSAGES, ODD, message
-from tests.helpers.receiver import OK, Behaviour, receiver, status
+from tests.helpers.receiver import OK, Behaviour, cut_off, receiver, status
 
 
 def text_object(kinds: list[str], most: int) -> dict[str, Any]:
@@ -172,6 +172,11 @@ ANSWERS = [
     (OK, True, False, "answered 200"),
     (status(200, b"<html>log in</html>"), False, False, NOT_SLACK),
     (status(200, b""), False, False, NOT_SLACK),
+    (status(200, b"<html>" + 200_000 * b"x"), False, False, NOT_SLACK),
+    (status(200, b"ok" + 200_000 * b" "), False, False, NOT_SLACK),
+    (cut_off(b"o"), True, False, "answered 200"),
+    (cut_off(b""), True, False, "answered 200"),
+    (cut_off(b"<html>log"), False, False, NOT_SLACK),
     (status(400, b"invalid_payload"), False, False, "answered 400"),
     (status(403, b"action_prohibited"), False, False, "answered 403"),
     (status(404, b"channel_not_found"), False, False, "answered 404"),
