@@ -1,9 +1,9 @@
 """What hosts tell each other so that all of them judge the traffic of all: slots, minutes, and what they say.
 
-Hashes of the store (``control.shared``): ``alerts:10s:N`` one field a host, its groups in slot N;
-``alerts:1m:M`` its SLOs in minute M, for burn rates; ``alerts:said`` what each sees by itself, what fires and
-which requests show it; ``alerts:sent`` what a notifier took.  Everything is written whole, so that writing
-twice changes nothing; what another version wrote and is not understood is passed over.
+Hashes of the store (``control.shared_names``): of each slot one field a host, its groups in it; of each
+minute its SLOs, for burn rates; what each sees by itself, what fires and which requests show it; what a
+notifier took.  Everything is written whole, so that writing twice changes nothing; what another version wrote
+and is not understood is passed over.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from proxy.control.alerts.notice import Message, Severity, Worst
 from proxy.control.alerts.rings import COLUMNS, KEPT, LATE, LONG, Book, Tally
 from proxy.control.settle import GroupKey
 from proxy.control.shared import Shared
+from proxy.control.shared_names import (
+    ALERT_MINUTES_KEPT_S,
+    ALERT_SLOTS_KEPT_S,
+    ALERTS_SAID,
+    ALERTS_SAID_KEPT_S,
+    alert_minute,
+    alert_slot,
+)
 from scoring.alarm_rule import Evaluation, Hold
 
-SAID: Final = "alerts:said"
-SENT: Final = "alerts:sent"
-SLOTS_TTL_S: Final = 65 * 60
-MINUTES_TTL_S: Final = 370 * 60
-SAID_TTL_S: Final = 3_600
-SENT_TTL_S: Final = 2 * 86_400
 #: A new host reads so many slots back.
 BACK: Final = KEPT - 6
 _MINUTE: Final = 6  # slots
@@ -133,7 +135,7 @@ class Exchange:
                 self.again = (self.again[0] + 1, first)
         for slot in range(first, head + 1):
             if tallies := own.tallies(slot):
-                await shared.put(_tens(slot), {shared.me: pack(tallies)}, SLOTS_TTL_S)
+                await shared.put(alert_slot(slot), {shared.me: pack(tallies)}, ALERT_SLOTS_KEPT_S)
             self._written = slot
         last = (head - LATE) // _MINUTE - 1  # nothing more comes into it
         begun = max(own.begun // _MINUTE, last - LONG // _MINUTE + 1)
@@ -141,7 +143,7 @@ class Exchange:
             sums = {slo: own.long(slo, (minute + 1) * _MINUTE, _MINUTE) for slo in own.slos}
             some = {slo: counts for slo, counts in sums.items() if counts[0]}
             if some:
-                await shared.put(_ones(minute), {shared.me: _encode(some)}, MINUTES_TTL_S)
+                await shared.put(alert_minute(minute), {shared.me: _encode(some)}, ALERT_MINUTES_KEPT_S)
             self._minute = minute
 
     async def read(self, shared: Shared, merged: Book, slot: int) -> None:
@@ -154,7 +156,7 @@ class Exchange:
         if known is None or slot - known > BACK:
             await self._read_minutes(shared, merged, first)
         slots = range(first, slot + 1)
-        async for at, fields in _fetched(shared, slots, _tens):
+        async for at, fields in _fetched(shared, slots, alert_slot):
             tallies: dict[GroupKey, Tally] = {}
             for rows in _each(fields, _rows.decode):
                 for key, tally in unpack(rows):
@@ -169,7 +171,7 @@ class Exchange:
     async def _read_minutes(self, shared: Shared, merged: Book, before: int) -> None:
         last = before // _MINUTE  # the slots from ``before`` on tell the rest
         minutes = range(last - (LONG - BACK) // _MINUTE, last)
-        async for minute, fields in _fetched(shared, minutes, _ones):
+        async for minute, fields in _fetched(shared, minutes, alert_minute):
             sums: dict[str, tuple[int, int]] = {}
             for told in _each(fields, _minute.decode):
                 for slo, (counted, bad) in told.items():
@@ -181,15 +183,15 @@ class Exchange:
 
     async def say(self, shared: Shared, says: HostSays) -> dict[str, HostSays]:
         """Tell, and hear: what the other hosts said last, by who they are.  Old ones are taken away."""
-        await shared.put(SAID, {shared.me: _encode(says)}, SAID_TTL_S)
+        await shared.put(ALERTS_SAID, {shared.me: _encode(says)}, ALERTS_SAID_KEPT_S)
         heard = {}
-        for host, value in list((await shared.fetch(SAID)).items())[:_HOSTS_MOST]:
+        for host, value in list((await shared.fetch(ALERTS_SAID)).items())[:_HOSTS_MOST]:
             if host != shared.me:
                 for told in _each({host: value}, _says.decode):
                     heard[host] = told
-        old = [host for host, told in heard.items() if says.at_ns - told.at_ns > SAID_TTL_S * 10**9]
+        old = [host for host, told in heard.items() if says.at_ns - told.at_ns > ALERTS_SAID_KEPT_S * 10**9]
         if old:
-            await shared.drop(SAID, *old)
+            await shared.drop(ALERTS_SAID, *old)
         for host, told in heard.items():
             times, slot = told.again
             if times != self._seen_again.get(host, 0) and slot > 0:
@@ -239,11 +241,3 @@ async def _fetched(
             batch, await shared.fetch_many([name(number) for number in batch]), strict=True
         ):
             yield number, fields
-
-
-def _tens(slot: int) -> str:
-    return f"alerts:10s:{slot}"
-
-
-def _ones(minute: int) -> str:
-    return f"alerts:1m:{minute}"

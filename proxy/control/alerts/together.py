@@ -14,27 +14,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from proxy.control.alerts.exchange import (
-    SENT,
-    SENT_TTL_S,
-    Exchange,
-    HostSays,
-    Incident,
-    LocalVerdict,
-)
+from proxy.control.alerts.exchange import Exchange, HostSays, Incident, LocalVerdict
 from proxy.control.alerts.judge import Verdict
 from proxy.control.alerts.life import Alert
 from proxy.control.alerts.notice import Worst
 from proxy.control.alerts.rings import SLOT_NS, Book
 from proxy.control.alerts.yielding import Yielding
 from proxy.control.shared import Shared
+from proxy.control.shared_names import ALERTS, ALERTS_LEASE_S, ALERTS_SENT, ALERTS_SENT_KEPT_S
 from scoring.alarm_rule import Evaluation
 
 if TYPE_CHECKING:
     from proxy.control.alerts.stage import Alerts
 
-LEASE: Final = "alerts"
-LEASE_TTL_S: Final = 20
 #: Without the store for so long, a host judges and tells by itself.
 AWAY_NS: Final = 15_000_000_000
 #: A slot is judged so long after its end: by then all hosts have told of it.
@@ -100,10 +92,10 @@ class Together:
         self.me = shared.me
         await exchange.write(shared, stage.own)
         await self._write_news(shared)
-        self.holder = await shared.lease(LEASE, LEASE_TTL_S) if self._wants(now_ns) else None
+        self.holder = await shared.lease(ALERTS, ALERTS_LEASE_S) if self._wants(now_ns) else None
         await exchange.read(shared, self._merged, now_ns // SLOT_NS)
         heard = await exchange.say(shared, self._says(now_ns))
-        sent = await shared.fetch(SENT)
+        sent = await shared.fetch(ALERTS_SENT)
         if self._exchange is not exchange:
             return  # the clock jumped meanwhile: what was read cannot be placed, the next round begins anew
         self._heard = heard
@@ -130,7 +122,7 @@ class Together:
     async def _write_news(self, shared: Shared) -> None:
         news = self._stage.teller.news()
         if news:
-            await shared.put(SENT, news, SENT_TTL_S)
+            await shared.put(ALERTS_SENT, news, ALERTS_SENT_KEPT_S)
             self._stage.teller.written(news)
 
     async def _tidy(self, shared: Shared, sent: dict[str, bytes], now_ns: int) -> None:
@@ -142,7 +134,7 @@ class Together:
             if not value.isdigit() or now_ns - int(value) > _SENT_OLD_NS
         ]
         oldest = sorted(sent.keys() - set(old), key=lambda field: int(sent[field]))
-        await shared.drop(SENT, *old, *oldest[: max(len(oldest) - 10 * _SENT_MOST, 0)])
+        await shared.drop(ALERTS_SENT, *old, *oldest[: max(len(oldest) - 10 * _SENT_MOST, 0)])
 
     # ------------------------------------------------------------ judging
 

@@ -1,7 +1,7 @@
 """What hosts tell each other of experiments: which there are, and what each control process counted.
 
-Hash ``experiments``: by name an ``Entry``; the first to write a name fixes its terms, whoever ends it writes
-that.  Hash ``experiment:NAME``: by control process (``Shared.me``) its counts, written whole.
+Hash ``EXPERIMENTS``: by name an ``Entry``; the first to write a name fixes its terms, whoever ends it writes
+that.  One hash for each: by control process (``Shared.me``) its counts, written whole.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from proxy.control.experiments.book import Book
 from proxy.control.experiments.experiment import Entry, Experiment
 from proxy.control.experiments.packing import Others, Reader, Writer
 from proxy.control.shared import Shared
+from proxy.control.shared_names import EXPERIMENTS, EXPERIMENTS_KEPT_S, experiment_counts
 from scoring.compare_sums import BUCKETS
 
 _log = logging.getLogger("legato.experiments")
 
-NAMES: Final = "experiments"
-TTL_S: Final = 30 * 86_400.0
 #: Entries, and control processes of one experiment, that are looked at; further ones are left aside.
 ENTRIES_MAX: Final = 64
 HOSTS_MAX: Final = 256
@@ -47,7 +46,7 @@ class Hosts:
     async def entries(self, shared: Shared) -> dict[str, Entry]:
         """All experiments that any host knows."""
         out: dict[str, Entry] = {}
-        fields = await shared.fetch(NAMES)
+        fields = await shared.fetch(EXPERIMENTS)
         for name, data in sorted(fields.items())[:ENTRIES_MAX]:
             entry = _entry(data)
             if entry is not None and entry.spec.name == name:
@@ -61,7 +60,7 @@ class Hosts:
         name, mine = experiment.spec.name, experiment.entry
         theirs = entries.get(name)
         if theirs is None:
-            held = await shared.put_new(NAMES, name, msgspec.msgpack.encode(mine), TTL_S)
+            held = await shared.put_new(EXPERIMENTS, name, msgspec.msgpack.encode(mine), EXPERIMENTS_KEPT_S)
             theirs = _entry(held)
             if theirs is None:
                 return
@@ -76,7 +75,7 @@ class Hosts:
         if more or self._due(name, shared):
             data = msgspec.msgpack.encode(mine)
             if len(data) <= _ENTRY_BYTES_MAX:
-                await shared.put(NAMES, {name: data}, TTL_S)
+                await shared.put(EXPERIMENTS, {name: data}, EXPERIMENTS_KEPT_S)
             self._written[name] = (b"", shared.now_unix_ns())
 
     def _due(self, name: str, shared: Shared) -> bool:
@@ -88,14 +87,14 @@ class Hosts:
     async def share(self, shared: Shared, experiment: Experiment) -> None:
         """Write what was counted here, merge what was counted elsewhere."""
         name = experiment.spec.name
-        where = f"experiment:{name}"
+        where = experiment_counts(name)
         now_unix_ns = shared.now_unix_ns()
         if experiment.split is not None:
             writer = self._writers.setdefault(name, Writer(experiment.spec.digest))
             data = writer.pack(experiment.book)
             before, at_unix_ns = self._written.get(where, (b"", 0))
             if data != before or now_unix_ns - at_unix_ns >= _RENEW_NS:
-                await shared.put(where, {shared.me: data}, TTL_S)
+                await shared.put(where, {shared.me: data}, EXPERIMENTS_KEPT_S)
                 self._written[where] = (data, now_unix_ns)
         fields = await shared.fetch(where)
         fields.pop(shared.me, None)
@@ -143,15 +142,15 @@ class Hosts:
         self._writers.pop(name, None)
         self._others.pop(name, None)
         self._written.pop(name, None)
-        self._written.pop(f"experiment:{name}", None)
+        self._written.pop(experiment_counts(name), None)
         self._forgotten.append(name)
 
     async def drop_forgotten(self, shared: Shared) -> None:
         """Take what is over for long away: the name may be used again, and must find nothing."""
         if self._forgotten:
-            await shared.drop(NAMES, *self._forgotten)
+            await shared.drop(EXPERIMENTS, *self._forgotten)
         while self._forgotten:
-            where = f"experiment:{self._forgotten[-1]}"
+            where = experiment_counts(self._forgotten[-1])
             await shared.drop(where, *await shared.fetch(where))
             self._forgotten.pop()
 

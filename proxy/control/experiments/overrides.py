@@ -20,12 +20,10 @@ from msgspec import Struct
 
 from proxy.control.experiments.arms import Arms, Override, WeightsError, checked_arms, checked_word
 from proxy.control.shared import Shared
+from proxy.control.shared_names import WEIGHTS, WEIGHTS_KEPT_S
 
-#: The hash that carries the words, by split.
-HASH: Final = "weights"
-#: It is gone so long after the last host wrote to it.
-TTL_S: Final = 600.0
-_TTL_NS: Final = round(TTL_S * 1e9)
+#: What nobody has said again for so long is as good as gone.
+_KEPT_NS: Final = WEIGHTS_KEPT_S * 1_000_000_000
 #: What is later than this is no time.
 _LAST_NS: Final = 1 << 62
 #: Bytes of a word at most.
@@ -125,7 +123,7 @@ class Overrides:
 
     async def sync(self, shared: Shared) -> dict[str, Word]:
         """Hear the other hosts and tell them; the words of others that count here from now on, by split."""
-        fields = await shared.fetch(HASH)
+        fields = await shared.fetch(WEIGHTS)
         now_ns = shared.now_unix_ns()
         self._offset_ns = now_ns - self._unix_ns()
         self._date(self._offset_ns)
@@ -141,7 +139,7 @@ class Overrides:
             if mine is not None and _to_tell(mine, told):
                 tell[split] = _encoder.encode(msgspec.structs.replace(mine, kept_unix_ns=now_ns))
         if tell:
-            await shared.put(HASH, tell, TTL_S)
+            await shared.put(WEIGHTS, tell, WEIGHTS_KEPT_S)
         return taken
 
     def _date(self, offset_ns: int) -> None:
@@ -157,7 +155,7 @@ class Overrides:
         """Whether it counts here from now on."""
         self._seen_ns[split] = max(self._seen_ns.get(split, 0), told.at_unix_ns)
         if told.file_arms != self._file[split]:
-            if told.override is not None and now_ns - told.kept_unix_ns <= _TTL_NS:
+            if told.override is not None and now_ns - told.kept_unix_ns <= _KEPT_NS:
                 self._elsewhere[split] = told.override
             return False
         mine = self._held.get(split)

@@ -7,8 +7,9 @@
     PREFIX:1:host:I        string, ``HostValue``: who I is and what of it is in the slots
     PREFIX:1:hosts         sorted set of incarnations by the unix seconds of their last write
     PREFIX:1:seen:W        string: the number of the last request of worker incarnation W that is in the slots
-    PREFIX:1:shared:NAME   hash of small values that hosts tell each other (control/shared.py)
+    PREFIX:1:shared:NAME   hash of small values that hosts tell each other
     PREFIX:1:lease:NAME    string: the incarnation that does for all hosts what only one is to do
+                           (the names of both: control/shared_names.py)
     PREFIX:1:recent        capped streams of entries with one field, a ``RecordValue``: the latest requests,
     PREFIX:1:worst         and the worst
 

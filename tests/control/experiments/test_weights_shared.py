@@ -7,8 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
-from proxy.control.experiments.overrides import HASH, TTL_S
 from proxy.control.shared import Unshared
+from proxy.control.shared_names import WEIGHTS, WEIGHTS_KEPT_S
 from tests.control.experiments.tables import T0, Clock, Host, S, table
 from tests.helpers.shared import MemoryShared, Place
 
@@ -141,7 +141,7 @@ def test_what_is_said_before_the_store_was_asked_is_newer_than_what_was_left_the
     fleet.put(0, HALF, "new")
     fleet.rounds()
     assert fleet.hosts[0].said() == "new"
-    assert b"new" in fleet.place.at(HASH)["ab"]
+    assert b"new" in fleet.place.at(WEIGHTS)["ab"]
 
 
 def test_a_word_from_the_future_does_not_stay_for_ever() -> None:
@@ -198,13 +198,13 @@ def test_the_store_forgets_what_nobody_holds() -> None:
     fleet = Hosts(0.0)
     fleet.put(0, HALF)
     fleet.rounds()
-    assert HASH in fleet.place.hashes
+    assert WEIGHTS in fleet.place.hashes
     fleet.off = {0}
-    fleet.pass_s(TTL_S + 1)
+    fleet.pass_s(WEIGHTS_KEPT_S + 1)
     fleet.restart(0)
     fleet.off = set()
     fleet.rounds()
-    assert fleet.place.hashes.get(HASH, {}) == {}
+    assert fleet.place.hashes.get(WEIGHTS, {}) == {}
     assert fleet.arms() == [AB]
 
 
@@ -217,7 +217,7 @@ def test_a_store_that_is_away_changes_nothing_and_catches_up() -> None:
     with pytest.raises(Unshared):
         fleet.rounds(1)
     assert fleet.arms() == [HALF, {"a": 20, "b": 80}], "each by what it knows"
-    fleet.pass_s(2 * TTL_S)  # long enough for all to be forgotten there
+    fleet.pass_s(2 * WEIGHTS_KEPT_S)  # long enough for all to be forgotten there
     fleet.place.away = False
     fleet.rounds()
     assert fleet.arms() == [{"a": 20, "b": 80}] * 2
@@ -230,7 +230,7 @@ def test_a_host_that_was_cut_off_does_not_bring_back_what_was_cleared() -> None:
     fleet.off = {1}
     fleet.clear(0)
     fleet.rounds()
-    fleet.pass_s(2 * TTL_S)
+    fleet.pass_s(2 * WEIGHTS_KEPT_S)
     fleet.rounds()
     assert fleet.arms() == [AB, HALF]
     fleet.off = set()
@@ -267,7 +267,7 @@ def test_of_two_files_overrides_the_newer_one_is_carried() -> None:
     for _ in range(4):
         fleet.off = {1} - fleet.off
         fleet.rounds(1)
-        assert b"newer" in fleet.place.at(HASH)["ab"]
+        assert b"newer" in fleet.place.at(WEIGHTS)["ab"]
     assert fleet.arms() == [HALF, {"a": 1, "b": 3}], "each by its own file's"
 
 
@@ -290,19 +290,19 @@ def test_what_others_go_by_is_shown_as_long_as_they_do() -> None:
     fleet.rounds()
     assert elsewhere(fleet, 1) == "ann"
     fleet.restart(0)
-    fleet.rounds(round(TTL_S / 5) + 2)
-    assert "ab" in fleet.place.at(HASH), "it is there, and nobody's"
+    fleet.rounds(round(WEIGHTS_KEPT_S / 5) + 2)
+    assert "ab" in fleet.place.at(WEIGHTS), "it is there, and nobody's"
     assert elsewhere(fleet, 1) is None
 
 
 def test_a_huge_word_is_nobodys() -> None:
     fleet = Hosts(0.0)
     fleet.hosts[0].weights.set_file(OTHER)
-    fleet.place.at(HASH)["ab"] = word({f"backend-{number}": 1 for number in range(10_000)})
-    fleet.place.keep(HASH, TTL_S)
+    fleet.place.at(WEIGHTS)["ab"] = word({f"backend-{number}": 1 for number in range(10_000)})
+    fleet.place.keep(WEIGHTS, WEIGHTS_KEPT_S)
     fleet.rounds()
     assert elsewhere(fleet, 0) is None
-    fleet.place.at(HASH)["ab"] = word()
+    fleet.place.at(WEIGHTS)["ab"] = word()
     fleet.rounds()
     assert elsewhere(fleet, 0) == "eve"
 
@@ -348,8 +348,8 @@ def word(arms: object = None, author: str = "eve", at_ns: int = T0 + S) -> bytes
 )
 def test_nonsense_in_the_store_is_nobodys_word(value: bytes, taken: bool) -> None:
     fleet = Hosts(0.0)
-    fleet.place.at(HASH)["ab"] = value
-    fleet.place.keep(HASH, TTL_S)
+    fleet.place.at(WEIGHTS)["ab"] = value
+    fleet.place.keep(WEIGHTS, WEIGHTS_KEPT_S)
     fleet.rounds()
     assert fleet.hosts[0].said() == ("eve" if taken else None)
     assert fleet.arms() == [HALF if taken else AB]
@@ -362,6 +362,6 @@ def test_what_is_written_tells_no_more_than_it_must() -> None:
     fleet = Hosts(0.0)
     fleet.put(0, HALF)
     fleet.rounds()
-    held = {name: msgspec.msgpack.decode(value) for name, value in fleet.place.at(HASH).items()}
+    held = {name: msgspec.msgpack.decode(value) for name, value in fleet.place.at(WEIGHTS).items()}
     assert set(held) == {"ab"}
     assert set(held["ab"]) == {"arms", "author", "reason", "at_unix_ns", "file_arms", "kept_unix_ns"}
