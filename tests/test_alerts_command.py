@@ -187,6 +187,65 @@ def test_limits_and_objectives_of_a_configuration(tmp_path: Path) -> None:
     assert said["alerts"] == []
 
 
+def steady(count: int, length_s: int, late: int = 0) -> list[dict[str, Any]]:
+    """Streams of four tokens a second, one begun each second; ``late``: so many tokens of each miss."""
+    lines = []
+    for number in range(count):
+        waits = [0.1, *(0.4 if 4 <= at < 4 + late else 0.24 for at in range(1, 4 * length_s))]
+        events = [[round(sum(waits[: at + 1]) * S), 1] for at in range(len(waits))]
+        line = {**hung(number, 3.0 + number, 0), "events": events, "end_ns": events[-1][0]}
+        deadlines = {"ttft_deadline_ns": S // 5, "tbt_deadline_ns": S // 4}
+        lines.append({**line, **deadlines, "outcome": "completed", "censored": False})
+    return lines
+
+
+ONLY_8_S, LATE = steady(700, 8), steady(700, 8, late=3)
+HUNG = [hung(number, 3.0, 60) for number in range(8)]
+PAGES_NOBODY = "{name: chat, ttft: {learned: live, slack: 0s, fallback: 1s}, tbt: 60ms}"
+
+
+@pytest.mark.parametrize(
+    ("slo", "lines", "rules"),
+    [
+        (None, ONLY_8_S, {}),
+        (None, HUNG, {"burn_rate": 1, "stalled": 1}),
+        (None, LATE, {"spike": 1}),
+        # Whose deadlines follow the server: `legato check` says that nobody is paged.
+        (PAGES_NOBODY, HUNG, {}),
+        (PAGES_NOBODY, LATE, {}),
+        # 8 s are too many for 3 s.
+        ("{name: chat, ttft: 1s, tbt: 250ms, e2e: 3s}", ONLY_8_S, {"burn_rate": 2}),
+        ("{name: chat, ttft: 1s, tbt: 250ms, e2e: 30s}", ONLY_8_S, {}),
+        # Of 32 deadlines 3 missed is good by 90%, and bad by 95%.
+        ("{name: chat, ttft: 1s, tbt: 250ms, fluidity: 90%}", LATE, {"spike": 1}),
+        ("{name: chat, ttft: 1s, tbt: 250ms, fluidity: 95%}", LATE, {"spike": 1, "burn_rate": 2}),
+        # The duration is all that is promised: a missed deadline of tokens is none, a hang is one by then.
+        ("{name: chat, e2e: 30s}", LATE, {}),
+        ("{name: chat, e2e: 30s}", HUNG, {"burn_rate": 1, "stalled": 1}),
+        ("{name: chat, e2e: 5m}", HUNG, {"burn_rate": 1}),
+    ],
+)
+def test_what_slos_of_a_configuration_promise_decides(
+    slo: str | None, lines: list[dict[str, Any]], rules: dict[str, int], tmp_path: Path
+) -> None:
+    trace = written(tmp_path / "t.jsonl", lines)
+    file = tmp_path / "legato.yaml"
+    file.write_text(f"backends: {{vllm: {{url: http://vllm:8000}}}}\nslos: [{slo}]\n")
+    said = json.loads(run("backtest", "--json", *([] if slo is None else ["-c", str(file)]), trace).stdout)
+    assert said["totals"]["by_rule"] == rules
+    without = [sentence for sentence in said["not_seen"] if sentence.startswith("without --config")]
+    assert len(without) == (slo is None)
+
+
+def test_slos_that_the_configuration_does_not_have_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "legato.yaml"
+    file.write_text("backends: {vllm: {url: http://vllm:8000}}\n")
+    trace = written(tmp_path / "t.jsonl", HUNG)
+    said = json.loads(run("backtest", "--json", "-c", str(file), trace).stdout)
+    assert any(each.startswith("the configuration has no SLO chat: ") for each in said["not_seen"])
+    assert said["totals"]["by_rule"]["stalled"] == 1
+
+
 def test_bad_lines_are_counted_and_named_and_the_others_judged(tmp_path: Path) -> None:
     lines: list[dict[str, Any] | str] = [*[hung(number, 3.0, 60) for number in range(8)], "{", ""]
     without = hung(9, 3.0, 1)

@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 _WRONG: Final = 2
 _NAMED: Final = 1000  # bad lines that are named one by one
-_OBJECTIVE: Final = 0.99
 
 _EXAMPLES: Final = """[bold]Examples[/bold]
 
 What last night would have paged: [cyan]legato alerts backtest trace.jsonl.1 trace.jsonl[/cyan]
 
-With the limits and objectives of a configuration: [cyan]legato alerts backtest --config legato.yaml \
-trace.jsonl[/cyan]
+With the limits of a configuration, and what its SLOs promise: [cyan]legato alerts backtest --config \
+legato.yaml trace.jsonl[/cyan]
 
 Unpacked on the way: [cyan]zcat traces/*.gz | legato alerts backtest -[/cyan]
 
@@ -52,7 +51,10 @@ def backtest(
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="A YAML file: its alerts and its SLOs' objectives."
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="A YAML file: its alerts, and what its SLOs promise beside deadlines of tokens.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: alerts and totals.")] = False,
@@ -63,7 +65,7 @@ def backtest(
     with ExitStack() as stack:
         streams = [(name, stack.enter_context(opened(name))) for name in files]
         with progress(streams, "reading") as (console, advance):
-            test, bad = _read(streams, console, advance)
+            test, bad = _read(streams, read, console, advance)
     found = _run(test, read, share)
     said = _said(test, found, bad)
     if as_json:
@@ -122,15 +124,20 @@ class _Last:
 
 
 def _read(
-    streams: list[tuple[str, BinaryIO]], errors: Console, advance: Callable[[int], None]
+    streams: list[tuple[str, BinaryIO]],
+    config: Config | None,
+    errors: Console,
+    advance: Callable[[int], None],
 ) -> tuple[Backtest, int]:
     """All lines of all files; how many could not be read, each of which is named."""
     import msgspec
 
     from proxy.control.alerts.backtest import Backtest, placed
     from proxy.offline import BadLine, score_stream
+    from proxy.tables import build_table
 
-    test, bad = Backtest(), 0
+    known = None if config is None else {slo.name: slo for slo in build_table(config, 1).slos}
+    test, bad = Backtest(known), 0
     for name, stream in streams:
         shown = "standard input" if name == "-" else name
         last = _Last(stream)
@@ -153,17 +160,11 @@ def _read(
 def _run(test: Backtest, config: Config | None, objective: float | None) -> list[Alert]:
     from proxy.settings.alerts import Alerts
 
-    known = {} if config is None else {slo.name: slo.objective for slo in config.slos}
-
-    def promised(slo: str) -> float:
-        return known.get(slo, _OBJECTIVE) if objective is None else objective
-
-    return test.run(Alerts() if config is None else config.alerts, promised)
+    return test.run(Alerts() if config is None else config.alerts, objective)
 
 
 def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
     """What is printed, as JSON has it."""
-    from proxy.control.alerts.backtest import NOT_SEEN
     from proxy.control.alerts.words import summary
     from proxy.control.record import iso_time
 
@@ -205,7 +206,7 @@ def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
                 rule: sum(alert.rule == rule for alert in found) for rule in sorted({a.rule for a in found})
             },
         },
-        "not_seen": list(NOT_SEEN),
+        "not_seen": test.not_seen,
     }
 
 

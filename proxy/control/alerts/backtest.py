@@ -8,13 +8,13 @@ group some 80 MB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from proxy.control.alerts.judge import Judge, Verdict
 from proxy.control.alerts.life import Alert, Life
@@ -44,7 +44,13 @@ NOT_SEEN: Final = (
     "requests that were not streamed, or not measured, are in no trace: errors and burn_rate see less",
     "drift, backend_down, experiment and proxy are not judged: a trace says nothing of them",
     "what was rotated away is missing: its minutes look calm",
+    "deadlines are those of each line: what a configuration says of ttft and tbt by now is not applied",
 )
+_WITHOUT_CONFIG: Final = (
+    "without --config nobody knows of an e2e, nor of SLOs that page nobody (learned: live) or promise the "
+    "duration only"
+)
+_SHOWN: Final = 5  # names
 #: After so many slots without traffic everything is over (15 minutes, and what it takes to resolve).
 _QUIET: Final = 130
 _HOLDS: Final = 10_000  # alerts that are kept
@@ -90,8 +96,9 @@ placed: Final = msgspec.json.Decoder(Placed).decode
 
 @dataclass
 class Backtest:
-    """See the module."""
+    """See the module.  ``known``: SLOs by name, as configured; ``None``: what lines say is all there is."""
 
+    known: Mapping[str, SloSpec] | None = None
     cap: GroupCap = field(default_factory=GroupCap)
     requests: int = 0
     _slots: dict[int, dict[GroupKey, list[int]]] = field(default_factory=dict)
@@ -115,13 +122,14 @@ class Backtest:
                 self._row(slot, key)[TOKENS] += round(count * 1_000 / SLOT_S)
 
     def _settle(self, key: GroupKey, line: Placed, score: StreamScore, slot: int) -> None:
+        slo = (self.known or {}).get(line.slo)
         result, _ = slo_result(
             outcome=line.outcome,
             streamed=True,
             fluidity=score.fluidity,
-            target=line.target,
+            target=line.target if slo is None else slo.target,
             duration_ns=line.length_ns,
-            e2e_ns=None,
+            e2e_ns=None if slo is None else slo.e2e_ns,
             overdue_at_end=line.outcome is Outcome.CLIENT_CANCELLED and any(self._overdue(line, None)),
             measured=True,
         )
@@ -141,7 +149,12 @@ class Backtest:
     def _look(self, key: GroupKey, line: Placed, slot: int) -> None:
         """The stream as it was in flight at the end of a slot."""
         row = self._row(slot, key)
-        states = list(self._overdue(line, (slot + 1) * SLOT_NS - line.t0_unix_ns))
+        at_ns = (slot + 1) * SLOT_NS - line.t0_unix_ns
+        slo = (self.known or {}).get(line.slo)
+        if slo is not None and slo.duration_only and slo.e2e_ns is not None:
+            states = [at_ns > slo.e2e_ns]  # of its tokens nothing is promised, as in ``relay/flight.py``
+        else:
+            states = list(self._overdue(line, at_ns))
         row[AWAITED] += bool(states)
         row[OVERDUE] += any(states)
 
@@ -178,19 +191,36 @@ class Backtest:
         """The SLOs that the lines name."""
         return {key.slo for groups in self._slots.values() for key in groups}
 
+    @property
+    def not_seen(self) -> list[str]:
+        """What the result says nothing of, in sentences."""
+        if self.known is None:
+            return [*NOT_SEEN, _WITHOUT_CONFIG]
+        strange = sorted(self.slos - self.known.keys())
+        if not strange:
+            return list(NOT_SEEN)
+        names = ", ".join(strange[:_SHOWN]) + (" and others" if len(strange) > _SHOWN else "")
+        return [
+            *NOT_SEEN,
+            f"the configuration has no SLO {names}: judged without an e2e, by its lines' target",
+        ]
+
     def run(
         self,
         settings: Settings,
-        objectives: Callable[[str], float],
+        objective: float | None = None,
         advance: Callable[[int], None] = lambda slots: None,
     ) -> list[Alert]:
-        """Every alert that would have fired, in order.  ``advance`` is told of slots that were judged."""
+        """Every alert that would have fired, in order.
+
+        ``objective``: of all SLOs, whatever was configured.  ``advance`` is told of slots that were judged.
+        """
         book, judge = Book(), Judge()
         life = Life()
         life.history = type(life.history)(maxlen=_HOLDS)
-        specs = [
-            SloSpec(name, Match(), ((0, 1),), 1, objective=objectives(name)) for name in sorted(self.slos)
-        ]
+        specs = [(self.known or {}).get(name) or _unknown(name) for name in sorted(self.slos)]
+        if objective is not None:
+            specs = [structs.replace(spec, objective=objective) for spec in specs]
         rules = Rules.of(settings, specs)
         for slot in self._times():
             book.advance(slot)
@@ -230,3 +260,8 @@ class Backtest:
     def _groups(self, wanted: dict[str, str]) -> list[GroupKey]:
         keys = {key for _, key, _ in self._worst}
         return [key for key in keys if all(getattr(key, name) == value for name, value in wanted.items())]
+
+
+def _unknown(name: str) -> SloSpec:
+    """An SLO that lines name and no configuration: the usual objective, and it pages."""
+    return SloSpec(name, Match(), ((0, 1),), 1)
