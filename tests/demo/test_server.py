@@ -20,6 +20,7 @@ from deploy.demo.cost import CostModel
 from deploy.demo.machine import build_engine
 from deploy.demo.openai_shapes import OWNER
 from deploy.demo.server import build_app
+from tests.helpers.procs import patience_s
 
 #: A machine a hundred times faster than the demo's, so that tests are.
 FAST = CostModel(overhead_ns=50_000, flops_per_gpu=312e14, bandwidth_per_gpu=2.039e14)
@@ -200,7 +201,7 @@ def test_the_demos_own_client_says_who_cannot_be_reached_and_who_breaks_off() ->
 def wait_for(condition: object, within_s: float = 10.0) -> None:
     """Poll until ``condition()`` holds."""
     assert callable(condition)
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + patience_s(within_s)
     while not condition():
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.01)

@@ -22,10 +22,11 @@ import pytest
 
 from proxy.exporters.accesslog import LineWriter, encode_line
 from proxy.exporters.logtarget import LogTarget
+from tests.helpers.procs import patience_s
 
 
 def until(condition: Callable[[], bool], what: str, deadline_s: float = 5.0) -> None:
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + patience_s(deadline_s)
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen within {deadline_s} s"
         time.sleep(0.001)

@@ -19,7 +19,7 @@ from proxy.control.notify.lane import pause
 from proxy.control.notify.sender import Sender
 from proxy.settings.notify import Alertmanager, Notifier, Slack, Webhook
 from tests.control.notify.notices import BORN, S, message
-from tests.helpers.procs import free_port
+from tests.helpers.procs import free_port, patience_s
 from tests.helpers.receiver import CLOSE, GARBAGE, HANG, Behaviour, receiver, status
 
 
@@ -35,7 +35,7 @@ def sender(*notifiers: Notifier, **more: Any) -> Sender:
 
 async def soon(look: Callable[[], object], within_s: float = 5.0) -> None:
     """Wait on the loop until it is so."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + patience_s(within_s)
     while not look():
         assert time.monotonic() < end, "it was not so in time"
         await asyncio.sleep(0.005)
