@@ -160,7 +160,9 @@ def _take_out_wrong(tree: Tree, errors: list[dict[str, Any]], *, again: bool) ->
         if again and any(bad[: len(told)] == told for bad in tree.bad):
             continue  # it lacks only what was wrong and is told already
         if found["input"] is None and found["type"] in _HOLDERS and isinstance(loc[-1], str):
-            continue  # "timeouts:" with nothing under it (all of it commented out) is not given
+            if loc[:-1] != ("backends",):
+                continue  # "timeouts:" with nothing under it (all of it commented out) is not given
+            mend = "nothing stands under it: write {url: http://host:port}, or take it out"
         # What stands under an unknown key may be anything, a secret too: only the key is shown.
         tree.problem(loc, mend, value=loc[-1] if found["type"] == "extra_forbidden" else None)
         tree.bad.append(loc)

@@ -128,6 +128,7 @@ MISTAKES = [
     ("timeouts: {connect: [5s]}", "a list: a duration, for example 500ms, is needed"),
     ("backends: [http://a]", "a mapping is needed, name: value"),
     ("backends: {}", "no server to forward to"),
+    ("backends:", "no server to forward to"),
     ("routes: [{}]", "either backend: NAME or split"),
     ("routes: [{backend: vlm}]", "did you mean 'vllm'?"),
     ("routes: [{split: {vllm: 60, zzz: 40}}]", "'zzz' is no backend: known are vllm"),
@@ -221,6 +222,19 @@ def test_nothing_to_forward_to() -> None:
     ((_, key, mend),) = problems()
     assert key == "backends"
     assert "--upstream http://127.0.0.1:8000" in mend
+
+
+@pytest.mark.parametrize("others", ["", "a: {url: http://a}, "])
+def test_a_backend_with_nothing_under_it_is_the_only_problem(write: Any, others: str) -> None:
+    """A split would send its share of the requests to a backend that is not there."""
+    split = "routes: [{split: {a: 1, b: 1}}]" if others else ""
+    found = problems(write(f"backends: {{{others}b: }}\n{split}"))
+    mend = "nothing stands under it: write {url: http://host:port}, or take it out"
+    assert found == [("legato.yaml:1", "backends.b", mend)]
+
+
+def test_settings_with_nothing_under_them_are_as_if_not_given(write: Any) -> None:
+    assert read(write(ONE + "timeouts:\ntls:\nexperiment:\nroutes:\nslos:\n")) == read(write(ONE))
 
 
 def test_a_file_that_is_not_there_is_the_only_problem(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def findings(config: Config, tree: Tree) -> Iterator[Finding]:
 
 
 def _backends(config: Config, tree: Tree) -> Iterator[Finding]:
-    if not config.backends and not tree.names:
+    if not config.backends:  # not told again where one is wrong
         yield (
             ("backends",),
             "no server to forward to: give --upstream http://127.0.0.1:8000, or backends in a file",
