@@ -20,6 +20,7 @@ import sys
 from proxy.clock import monotonic_ns
 from proxy.listeners import CannotListen, listen, listen_unix, shown
 from proxy.parent import die_with_parent, step_back
+from proxy.tally import make_tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -353,6 +354,8 @@ def run(
     sockets: list[socket.socket] = []
     paths: list[str] = []
     folder = None
+    tally = make_tally(bind["workers"])
+    kept, told = ([], []) if tally is None else ([tally], ["--tally-fd", str(tally)])
     try:
         data, admin = _bind(bind)
         sockets += [*data, admin]
@@ -365,10 +368,10 @@ def run(
         text = json.dumps(boot)
         fds = [sock.fileno() for sock in data]
         path = os.path.join(folder, "link")
-        fds_of_control = [admin.fileno(), link.fileno()]
-        controller = Child("control", control(text, *fds_of_control), fds_of_control, 0, behind=True)
+        of_control = [admin.fileno(), link.fileno()]
+        controller = Child("control", [*control(text, *of_control), *told], of_control + kept, 0, behind=True)
         workers = [
-            Child(f"worker {number}", worker(number, fds, path), fds, signal.SIGTERM)
+            Child(f"worker {number}", [*worker(number, fds, path), *told], fds + kept, signal.SIGTERM)
             for number in range(bind["workers"])
         ]
         drains = (int(bind["drain_delay_s"] * _S), int(bind["drain_s"] * _S))
@@ -378,6 +381,8 @@ def run(
         return 1
     finally:
         _clean(sockets, paths, folder)
+        for fd in kept:
+            os.close(fd)
 
 
 def _clean(sockets: list[socket.socket], paths: list[str], folder: str | None) -> None:

@@ -131,7 +131,7 @@ BLIND: Final = Row(
         ),
         Panel(
             "Dropped",
-            "Flat at zero is right. `worker_lost`: a worker died with streams; `settled_by_lost_control`: "
+            "Flat at zero is right. `worker_lost`: a worker died with records; `settled_by_lost_control`: "
             "sums that a dead control process took along; logs: their target is too slow.",
             (Query("sum by (what) (increase(legato_dropped_total{@job}[$__rate_interval]))", "{{what}}"),),
         ),

@@ -44,6 +44,7 @@ from proxy.control.stages import Stages
 from proxy.link import Table
 from proxy.parent import ParentWatch
 from proxy.tables import build_table
+from proxy.tally import Tally
 from proxy.tasks import child, spawn
 from proxy.turns import ask_for_short_turns
 
@@ -61,7 +62,14 @@ _ORPHAN_TICKS: Final = 3
 class Process:
     """Everything that the control process holds.  ``run`` returns when it was told to end."""
 
-    def __init__(self, boot: Boot, config: Config, admin: socket.socket, link: socket.socket) -> None:
+    def __init__(
+        self,
+        boot: Boot,
+        config: Config,
+        admin: socket.socket,
+        link: socket.socket,
+        tally: Tally | None = None,
+    ) -> None:
         self.boot = boot
         self.config = config
         self.reload_error: str | None = None
@@ -73,6 +81,7 @@ class Process:
             unix_ns=clock.unix_ns,
             monotonic_ns=clock.monotonic_ns,
             sinks=[self.logs],
+            tally=tally,
         )
         self.controller.prefills.freeze(config.slos)
         self.controller.ledger.rate_quantile = config.fluid_rate.quantile
@@ -125,6 +134,7 @@ class Process:
         """Book what has arrived, hand out what is left, let the admin API finish; all within ``END_S``."""
         self._server.should_exit = True
         self.link.fold_for(int(END_S * 0.25e9))
+        self.controller.look_for_dead()
         admin = [task for task, name in jobs.items() if name == "admin"]
         for task in jobs.keys() - set(admin):
             task.cancel()
@@ -281,6 +291,15 @@ def _server(process: Process) -> AdminServer:
     )
 
 
+def _tally(fd: int | None) -> Tally | None:
+    """What workers begin, as they count it; ``None``: it cannot be read, losses are estimated."""
+    try:
+        return None if fd is None else Tally(fd)
+    except (OSError, ValueError) as error:
+        _log.warning("what a killed worker takes along will be estimated: descriptor %d: %s", fd, error)
+        return None
+
+
 def version() -> str:
     """The installed version, ``0`` for a tree that is not installed."""
     try:
@@ -295,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--boot", required=True, help="JSON: {file, flags}")
     parser.add_argument("--admin-fd", required=True, type=int, help="listening socket of the admin API")
     parser.add_argument("--link-fd", required=True, type=int, help="listening Unix socket for the workers")
+    parser.add_argument("--tally-fd", type=int, help="memory in which workers count what they begin")
     given = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="legato control: %(message)s", stream=sys.stderr, force=True
@@ -310,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigErrors) else 1
 
     async def run() -> int:
-        return await Process(boot, config, admin, link).run()
+        return await Process(boot, config, admin, link, _tally(given.tally_fd)).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())

@@ -22,11 +22,12 @@ from proxy.control.snapshot import RedisStats, SloStats, Snapshot, Watched
 from proxy.control.store import Store
 from proxy.control.windows import Booked, WindowBook
 from proxy.control.workers import Worker, Workers
-from proxy.link import Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
+from proxy.link import PROTOCOL, Ack, Beat, Facts, FactsBatch, Hello, PromptModels, SloSpec, Table, Up
 
 if TYPE_CHECKING:
     from proxy.control.fleet.fleet import FleetState
     from proxy.control.fleet.reader import Reader
+    from proxy.tally import Tally
 
 _log = logging.getLogger("legato.control")
 
@@ -64,13 +65,14 @@ class Controller:
         monotonic_ns: Callable[[], int],
         store: Store | None = None,
         sinks: Sequence[Sink] = (),
+        tally: Tally | None = None,
     ) -> None:
         self.instance = instance
         self.version = version
         self.table = table
         self.ledger = Ledger(table.slos)
         self.store = Store() if store is None else store
-        self.workers = Workers()
+        self.workers = Workers(tally)
         self.prompts = Prompts()
         self.reload_ok = True
         self.draining = False
@@ -121,6 +123,7 @@ class Controller:
             self._hand(self._mirrored, copies)
             settled = [each for each in settled if each.facts.mirror_of is None]
         self._book(settled)
+        self.workers.settled(worker)
         if self._fleet is not None:
             self._fleet.seen(worker.incarnation, worker.seen)
         self.store.add_many(settled)
@@ -172,10 +175,18 @@ class Controller:
     def sweep(self) -> None:
         """About once a second: give up workers that stay away, let the windows move on."""
         self.workers.sweep(self._monotonic_ns())
+        self.look_for_dead()
         now_ns = self._unix_ns()
         self.windows.advance(now_ns)
         if self.shares.due(now_ns):
             self.shares.note(self.snapshot(), self.link_errors)
+
+    def look_for_dead(self) -> None:
+        """Count what dead workers took along, those too of which only a former control process heard."""
+        for entry in self.workers.look_for_dead(self._monotonic_ns()):
+            if self._fleet is not None:  # which asks how much of what was settled is in Redis
+                hello = Hello(PROTOCOL, entry.worker, entry.pid, entry.incarnation, 1, entry.settled, 0)
+                self._fleet.hello(hello)
 
     def feed(self, message: Up) -> Table | Ack | None:
         """As one worker on a link of its own: ``Hello`` is answered by the table, facts by an ``Ack``."""

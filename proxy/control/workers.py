@@ -2,9 +2,11 @@
 
 A worker numbers its finished requests from 1.  For every number that a worker gave out up to the last one
 seen here, exactly one of these holds: it was settled by this control process; it was settled by one that
-died (``settled_by_lost_control``); or it never arrived (``facts``).  Requests that were in flight in a
-worker that died without draining are ``worker_lost``: nobody gave them a number.  They are told by its last
-beat, less those whose facts came after it; what began after that beat and was cut is told by nobody.
+died (``settled_by_lost_control``); or it never arrived (``facts``).  What it had begun beyond that number is
+``worker_lost`` once it is dead (``dead``).  Where there is no count of what it began, ``worker_lost`` is
+estimated: what was in flight at its last beat, less those whose facts came after it.
+
+``lost_in_flight`` is that estimate by backend in any case: it fits what the same beat says was assigned.
 
 A worker is known by its id and its incarnation.  Its link may break and come back; only when another
 incarnation takes its place, or it stays away for ``GRACE_NS``, is it gone.
@@ -18,14 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from proxy.control.dead import Dead
 from proxy.control.experiments.assigned import AssignedBook, Counts, Key, WorkerRows
 from proxy.control.labels import GroupCap
 from proxy.control.settle import NONE, GroupKey
 from proxy.control.snapshot import BackendStats, Hist
 from proxy.exporters.vocabulary import DROPPED
-from proxy.link import DELAY_BOUNDS_NS, Beat, Facts, GroupNow, Hello
+from proxy.link import DELAY_BOUNDS_NS, Beat, Facts, GroupNow, Hello, Waiting
+
+if TYPE_CHECKING:
+    from proxy.tally import Entry, Tally
 
 #: A worker whose link broke reconnects every 0.2 s; after this it counts as gone.
 GRACE_NS: Final = 2_000_000_000
@@ -55,6 +61,7 @@ class Worker:
     first: Beat | None = None  # of an older one: what it had counted by then
     rows: WorkerRows = field(default_factory=lambda: WorkerRows(older=False))
     ended_of: dict[str, int] = field(default_factory=dict)  # ``ended`` by backend
+    tallied_at: int | None = None  # where it counts what it begins; None: nowhere that can be read
 
 
 @dataclass(slots=True)
@@ -80,9 +87,10 @@ class Delays:
 
 
 class Workers:
-    """All workers that were ever heard of by this control process."""
+    """All workers that were ever heard of by this control process.  ``tally``: what they say they begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None = None) -> None:
+        self._dead = Dead(tally)
         self._live: dict[int, Worker] = {}  # by worker id: the incarnation that counts
         self._given_up: dict[str, int] = {}  # what was seen of those that stayed away and may come back
         self._lost = dict.fromkeys(DROPPED, 0)
@@ -106,6 +114,7 @@ class Workers:
             known = Worker(hello.worker, hello.incarnation, seen or 0, seen is None, older=older)
             known.rows = WorkerRows(older)
             known.seen_first = seen is None
+            self._dead.hello(known)
             self._live[hello.worker] = known
         known.connected = True
         known.gone_at_ns = None
@@ -168,17 +177,31 @@ class Workers:
                 if len(self._given_up) > _GIVEN_UP_MOST:
                     del self._given_up[next(iter(self._given_up))]
 
+    def settled(self, worker: Worker) -> None:
+        """What ``fresh`` gave of it is booked."""
+        self._dead.settled(worker)
+
+    def look_for_dead(self, now_ns: int) -> list[Entry]:
+        """Count what dead workers took along; returns those of which only a former control process heard."""
+        losses = self._dead.look(now_ns)
+        for loss in losses:
+            self._lost["settled_by_lost_control"] += loss.elsewhere
+            self._lost["worker_lost"] += loss.gone
+        return [loss.entry for loss in losses if not loss.heard]
+
     def _retire(self, worker: Worker) -> None:
         beat = worker.beat
         if beat is None:
             return
+        tallied = worker.tallied_at is not None
         if not beat.draining:
-            in_flight = sum(group.in_flight for group in beat.groups)
-            self._lost["worker_lost"] += max(in_flight - worker.ended, 0)
+            if not tallied:
+                in_flight = sum(group.in_flight for group in beat.groups)
+                self._lost["worker_lost"] += max(in_flight - worker.ended, 0)
             for name, running in _running([beat]).items():
                 lost = max(running - worker.ended_of.get(name, 0), 0)
                 self._lost_at[name] = self._lost_at.get(name, 0) + lost
-        if worker.from_birth:  # what was dropped at the very end left no gap
+        if worker.from_birth and not tallied:  # what was dropped at the very end left no gap
             self._lost["facts"] += max(beat.dropped.get(_TOLD_BY_NUMBERS, 0) - worker.missing, 0)
         _add_dropped(self._lost, worker)
         _add_not_copied(self._not_copied, worker)
@@ -216,6 +239,19 @@ class Workers:
             for now in beat.groups:
                 add_now(merged, cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo)), now)
         return tuple(merged[key] for key in sorted(merged))
+
+    def waiting(self, cap: GroupCap) -> dict[GroupKey, list[Waiting]]:
+        """Streams in flight that are overdue, a few of each worker and group, the most overdue first."""
+        cap = cap.copy()
+        found: dict[GroupKey, list[Waiting]] = {}
+        for beat in self._beats():
+            for now in beat.groups:
+                if now.worst:
+                    key = cap.admit(GroupKey(now.backend or NONE, now.model or NONE, now.slo))
+                    found.setdefault(key, []).extend(now.worst)
+        for worst in found.values():
+            worst.sort(key=lambda each: each.overdue_ns, reverse=True)
+        return found
 
     def assigned(self) -> dict[Key, Counts]:
         """What was assigned since this control process began, by (split, backend, epoch)."""

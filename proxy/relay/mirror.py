@@ -96,6 +96,7 @@ class Mirrors:
                 return
             copy = Copy(self, worker, spec, pool, exchange)
             self.copies.add(copy)
+            worker.begun.count()
             self._flying[spec.backend] += 1
             exchange.copied = spec.backend
             worker.loop.call_soon(copy.begin, exchange)

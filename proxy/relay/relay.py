@@ -40,6 +40,8 @@ class Relay:
         exchange = Exchange(worker, client, call, arm, recorded=recorded)
         client.listener = exchange
         worker.exchanges.add(exchange)
+        if recorded:
+            worker.begun.count()
         try:
             await exchange.run()
         except Exception as error:

@@ -41,6 +41,7 @@ from proxy.relay.relay import DataApp, Relay
 from proxy.relay.route import PromptLengths, RouteTable
 from proxy.relay.sticky import Assignments
 from proxy.relay.tracing import Traces
+from proxy.tally import claim
 from proxy.tasks import report, report_from_loop, spawn
 from proxy.turns import ask_for_short_turns
 
@@ -62,10 +63,11 @@ _PAGE: Final = resource.getpagesize()
 class Worker:
     """One data process: its table, its pools, its exchanges, its budgets (``downstream.Limits``)."""
 
-    def __init__(self, number: int, link_path: str) -> None:
+    def __init__(self, number: int, link_path: str, tally_fd: int | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.number = number
         self.link = LinkClient(number, os.getpid(), link_path, self.apply, self.learn)
+        self.begun = claim(tally_fd, number, self.link.incarnation, os.getpid())
         self.ids = Ids()
         self.lag = LoopLag(self.loop)
         self.forward = Octaves()
@@ -160,6 +162,7 @@ class Worker:
             return
         now_ns = monotonic_ns()
         slo, id = self.table.slos[-1], self.ids.new(client.received_unix_ns)
+        self.begun.count()
         self.link.facts(lambda seq: facts_of_refused(client, seq, id, slo, now_ns, status, code, self.traces))
 
     # ------------------------------------------------------------------ once a second
@@ -271,11 +274,11 @@ def _rss_bytes() -> int:
         return int(statm.read().split()[1]) * _PAGE
 
 
-async def serve(number: int, listen_fds: list[int], link_path: str) -> None:
+async def serve(number: int, listen_fds: list[int], link_path: str, tally_fd: int | None) -> None:
     """Run a worker until it is told to stop."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(report_from_loop)
-    worker = Worker(number, link_path)
+    worker = Worker(number, link_path, tally_fd)
     stop = asyncio.Event()
     keeping = spawn(worker.link.keep(), "link")
 
@@ -325,6 +328,7 @@ def main() -> None:
     parser.add_argument("--id", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", required=True)
     parser.add_argument("--link", required=True)
+    parser.add_argument("--tally-fd", type=int)
     args = parser.parse_args()
     logging.basicConfig(
         stream=sys.stderr,
@@ -338,7 +342,7 @@ def main() -> None:
     except RuntimeError as error:
         sys.exit(f"legato worker {args.id}: {error}")
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(serve(args.id, args.listen_fd, args.link))
+        uvloop.run(serve(args.id, args.listen_fd, args.link, args.tally_fd))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Which workers are dead, and how many records each of them took along.
+
+A worker counts each record that it begins in memory that outlives it (``proxy.tally``), and numbers it when
+it ends.  Up to the last number seen here every one is accounted for: settled, or known to be lost.  So what
+will never come of a dead one is ``begun - seen``, once all that it had sent is read: the requests (and copies
+for a shadow) that it carried, and those that had ended and still waited in it to be told.
+
+A control process may find the entry of a worker that it never heard of.  What a former one had settled of it
+went with that one's sums, the rest with the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from proxy.control.workers import Worker
+    from proxy.tally import Entry, Tally
+
+_log = logging.getLogger("legato.link")
+
+#: What a dead worker that was never heard of had written may still wait in the link's socket for so long.
+UNHEARD_NS: Final = 2_000_000_000
+
+
+class Loss(NamedTuple):
+    """One dead worker.  ``elsewhere``: records that only a former control process settled; ``gone``: those
+    that nobody did; ``heard``: it said hello here."""
+
+    entry: Entry
+    elsewhere: int
+    gone: int
+    heard: bool
+
+
+class Dead:
+    """See the module.  Without a ``tally`` nothing is known of anybody."""
+
+    def __init__(self, tally: Tally | None) -> None:
+        self._tally = tally
+        self._heard: dict[str, Worker] = {}
+        self._since_ns: dict[str, int] = {}  # when one was first found dead that was never heard of
+
+    def hello(self, worker: Worker) -> None:
+        """It said hello: whatever it does from now on, it has an entry or it has none."""
+        if self._tally is not None:
+            worker.tallied_at = self._tally.find(worker.worker, worker.incarnation)
+            if worker.tallied_at is not None:
+                self._heard[worker.incarnation] = worker
+
+    def settled(self, worker: Worker) -> None:
+        """All of its records up to ``seen`` are booked."""
+        if self._tally is not None and worker.tallied_at is not None:
+            self._tally.settled(worker.tallied_at, worker.incarnation, worker.seen)
+
+    def look(self, now_ns: int) -> list[Loss]:
+        """Those that died since the last look and whose every word was read: each is told once."""
+        if self._tally is None:
+            return []
+        entries = self._tally.entries()
+        losses = [loss for entry in entries if entry.dead and (loss := self._loss(entry, now_ns)) is not None]
+        for loss in losses:
+            self._tally.counted(loss.entry.at)
+            if loss.gone:
+                _log.warning(
+                    "worker %d (pid %d) is gone, and with it the records of %d requests",
+                    loss.entry.worker,
+                    loss.entry.pid,
+                    loss.gone,
+                )
+        still = {entry.incarnation for entry in entries} - {loss.entry.incarnation for loss in losses}
+        self._heard = {name: worker for name, worker in self._heard.items() if name in still}
+        self._since_ns = {name: ns for name, ns in self._since_ns.items() if name in still}
+        return losses
+
+    def _loss(self, entry: Entry, now_ns: int) -> Loss | None:
+        worker = self._heard.get(entry.incarnation)
+        if worker is not None:
+            if worker.connected:
+                return None  # its link's end is behind what it had sent, and not read yet
+            seen = worker.seen
+        else:
+            if now_ns - self._since_ns.setdefault(entry.incarnation, now_ns) < UNHEARD_NS:
+                return None
+            seen = 0
+        settled = max(seen, entry.settled)
+        return Loss(entry, settled - seen, max(entry.begun - settled, 0), worker is not None)
