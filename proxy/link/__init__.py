@@ -53,6 +53,7 @@ from proxy.link.up import (
     TraceIds,
     Up,
     Usage,
+    Waiting,
 )
 
 __all__ = [
@@ -93,6 +94,7 @@ __all__ = [
     "Tracing",
     "Up",
     "Usage",
+    "Waiting",
     "decode_down",
     "decode_up",
     "frame",

@@ -208,6 +208,16 @@ class FactsBatch(Struct, tag=True):
     facts: list[Facts]
 
 
+class Waiting(Struct, frozen=True, array_like=True):
+    """A stream in flight that is overdue; ``missed``: deadlines of tokens so far."""
+
+    id: str
+    overdue_ns: int
+    missed: int
+    request_id: str | None = None
+    trace_id: str | None = None
+
+
 class GroupNow(Struct, array_like=True):
     """The streams in flight of one (backend, model, slo): a picture, replaced by the next, never added."""
 
@@ -220,6 +230,7 @@ class GroupNow(Struct, array_like=True):
     worst_overdue_ns: int
     tokens_per_s: float = 0.0  # as counted while they stream, since the picture before
     awaited: int = 0  # of those in flight: a deadline is running, so that they can be overdue
+    worst: list[Waiting] = []  # a few of the overdue ones, the most overdue first; only a worker tells them
 
 
 class BackendNow(Struct, array_like=True):

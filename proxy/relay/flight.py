@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from heapq import heappush, heapreplace, nlargest
 from typing import TYPE_CHECKING, Final
 
 from proxy.clock import monotonic_ns
-from proxy.link import GroupNow
+from proxy.link import GroupNow, Waiting
 
 if TYPE_CHECKING:
     from proxy.relay.exchange import Exchange
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 #: A slice of the sweep holds the loop at most this long (looked at every few streams).
 _SLICE_NS: Final = 500_000
 _STEP: Final = 16
+#: Of each group so many of the most overdue streams are named, of so many groups: a hang is told while it
+#: hangs, when nothing of it has ended yet.  At most 20 KB a beat and 0.5 ms, while it hangs.
+_NAMED: Final = 5
+_NAMED_GROUPS: Final = 16
+_REQUEST_ID: Final = 128  # characters: a client chooses it
 
 _Key = tuple[str, str, str]  # backend, model, slo
+_Late = tuple[int, int, int, "Exchange"]  # overdue_ns, a number that is unique, missed
 
 
 class Flight:
@@ -42,23 +49,24 @@ class Flight:
 
     def sweep(self, exchanges: list[Exchange], done: Callable[[list[GroupNow]], None]) -> None:
         """Sum ``exchanges`` by group and hand the result to ``done``, over as many loop turns as it takes."""
-        groups: dict[_Key, GroupNow] = {}
+        picture = _Picture()
         tokens, self._rest = self._rest, Counter()
         todo = iter(exchanges)
         now_ns = monotonic_ns()
         elapsed_ns, self._swept_ns = now_ns - self._swept_ns, now_ns
 
         def turn() -> None:
-            if not self._slice(todo, groups, tokens):
+            if not self._slice(todo, picture, tokens):
                 self._loop.call_soon(turn)
                 return
             for key, brought in tokens.items():
-                _group(groups, key).tokens_per_s = brought * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
-            done(list(groups.values()))
+                picture.group(key).tokens_per_s = brought * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
+            picture.name_worst()
+            done(list(picture.groups.values()))
 
         turn()
 
-    def _slice(self, todo: Iterator[Exchange], groups: dict[_Key, GroupNow], tokens: Counter[_Key]) -> bool:
+    def _slice(self, todo: Iterator[Exchange], picture: _Picture, tokens: Counter[_Key]) -> bool:
         until_ns = monotonic_ns() + _SLICE_NS
         while True:
             now_ns = monotonic_ns()
@@ -69,7 +77,7 @@ class Flight:
                 if exchange is None:
                     return True
                 if exchange.end is None and exchange.recorded:
-                    _add(exchange, groups, now_ns)
+                    picture.add(exchange, now_ns)
                     self._count(exchange, tokens)
 
     def _count(self, exchange: Exchange, tokens: Counter[_Key]) -> None:
@@ -82,16 +90,67 @@ def _key(exchange: Exchange) -> _Key:
     return exchange.arm.backend, exchange.call.model or "", exchange.arm.slo.name
 
 
-def _group(groups: dict[_Key, GroupNow], key: _Key) -> GroupNow:
-    group = groups.get(key)
-    if group is None:
-        group = groups[key] = GroupNow(*key, 0, 0, 0, 0)
-    return group
+class _Picture:
+    """One sweep's sums."""
+
+    def __init__(self) -> None:
+        self.groups: dict[_Key, GroupNow] = {}
+        self._late: dict[_Key, list[_Late]] = {}  # heaps: the least overdue of those kept first
+        self._number = 0
+
+    def group(self, key: _Key) -> GroupNow:
+        """The group's, begun where there is none."""
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = GroupNow(*key, 0, 0, 0, 0)
+        return group
+
+    def add(self, exchange: Exchange, now_ns: int) -> None:
+        """Count a stream in flight."""
+        key = _key(exchange)
+        group = self.group(key)
+        group.in_flight += 1
+        found = _late(exchange, now_ns)
+        if found is None:
+            return
+        overdue_ns, missed = found
+        group.awaited += 1
+        group.missed += missed
+        if overdue_ns > 0:
+            group.overdue += 1
+            group.worst_overdue_ns = max(group.worst_overdue_ns, overdue_ns)
+            self._keep(key, overdue_ns, missed, exchange)
+
+    def _keep(self, key: _Key, overdue_ns: int, missed: int, exchange: Exchange) -> None:
+        heap = self._late.setdefault(key, [])
+        if len(heap) < _NAMED or overdue_ns > heap[0][0]:
+            self._number += 1  # so that no two exchanges are ever compared
+            late = (overdue_ns, self._number, missed, exchange)
+            if len(heap) < _NAMED:
+                heappush(heap, late)
+            else:
+                heapreplace(heap, late)
+
+    def name_worst(self) -> None:
+        """Name the most overdue, of the groups that have most of them."""
+        most = nlargest(_NAMED_GROUPS, self._late, key=lambda key: self.groups[key].overdue)
+        for key in most:
+            self.groups[key].worst = [
+                _named(overdue_ns, missed, exchange)
+                for overdue_ns, _, missed, exchange in sorted(self._late[key], reverse=True)
+                if exchange.end is None  # it may have, between two slices
+            ]
 
 
-def _add(exchange: Exchange, groups: dict[_Key, GroupNow], now_ns: int) -> None:
-    group = _group(groups, _key(exchange))
-    group.in_flight += 1
+def _named(overdue_ns: int, missed: int, exchange: Exchange) -> Waiting:
+    request_id, _ = exchange.worker.tags(exchange.client.fields)
+    cut = None if request_id is None else request_id[:_REQUEST_ID]
+    return Waiting(exchange.id, overdue_ns, missed, cut, exchange.trace_id)
+
+
+def _late(exchange: Exchange, now_ns: int) -> tuple[int, int] | None:
+    """How long it is overdue (0 or less: it is not), and the deadlines of tokens that it missed; ``None``: no
+    deadline is running."""
     arm, tap, slo = exchange.arm, exchange.tap, exchange.arm.slo
     if exchange.paused_ns is not None:
         now_ns = exchange.paused_ns  # what is due since then waits for the client, not for the server
@@ -102,12 +161,8 @@ def _add(exchange: Exchange, groups: dict[_Key, GroupNow], now_ns: int) -> None:
         overdue_ns = now_ns - exchange.sent_ns - arm.ttft_ns
         missed = overdue_ns // arm.tbt_ns + 1 if overdue_ns > 0 else 0
     else:
-        return
+        return None
     if slo.duration_only and slo.e2e_ns is not None and exchange.sent_ns is not None:
         # Of its tokens nothing is promised: it is overdue when the answer takes longer than it may.
         overdue_ns = now_ns - exchange.sent_ns - slo.e2e_ns
-    group.awaited += 1
-    if overdue_ns > 0:
-        group.overdue += 1
-        group.worst_overdue_ns = max(group.worst_overdue_ns, overdue_ns)
-    group.missed += missed
+    return overdue_ns, missed

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from proxy.link import GroupNow, Match, SloSpec
+from proxy.link import GroupNow, Match, SloSpec, Table, Waiting
 from proxy.relay import flight as module
 from proxy.relay.call import Call
 from proxy.relay.flight import Flight
+from proxy.relay.record_tags import Tags
 from proxy.relay.route import Arm
 
 MS = 1_000_000
 NOW = 10_000 * MS
 SLO = SloSpec("chat", Match(), ((0, 500 * MS),), 50 * MS)
+WORKER = SimpleNamespace(tags=Tags(Table(1, (), (), (), record_headers={"request_id": "x-request-id"})))
+NUMBERS = count()
 
 
 class FakeLoop:
@@ -64,6 +69,10 @@ def exchange(backend: str = "b", model: str | None = "m", **more: Any) -> Any:
         "sent_ns": None,
         "head_ns": None,
         "paused_ns": None,
+        "id": f"id-{next(NUMBERS)}",
+        "trace_id": None,
+        "worker": WORKER,
+        "client": SimpleNamespace(fields=[(b"Host", b"a")]),
     }
     return FakeExchange(**{**fields, **more})
 
@@ -81,16 +90,18 @@ def test_nothing_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_streams_are_summed_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, later = exchange(tap=tap(overdue_ms=30, missed=1)), exchange(tap=tap(overdue_ms=70, missed=4))
+    worst = [Waiting(later.id, 70 * MS, 4), Waiting(late.id, 30 * MS, 1)]
     groups = swept(
         FakeLoop(monkeypatch),
-        exchange(tap=tap(overdue_ms=30, missed=1)),
-        exchange(tap=tap(overdue_ms=70, missed=4)),
+        late,
+        later,
         exchange(tap=tap(missed=2)),
         exchange(model=None, tap=tap()),
         exchange(backend="c"),
     )
     assert groups == [
-        GroupNow("b", "m", "chat", 3, 2, 7, 70 * MS, awaited=3),
+        GroupNow("b", "m", "chat", 3, 2, 7, 70 * MS, awaited=3, worst=worst),
         GroupNow("b", "", "chat", 1, 0, 0, 0, awaited=1),
         GroupNow("c", "m", "chat", 1, 0, 0, 0),
     ]
@@ -198,3 +209,66 @@ def test_a_group_whose_streams_all_ended_tells_their_tokens_once(monkeypatch: py
     assert swept(loop, flight=flight) == [GroupNow("b", "m", "chat", 0, 0, 0, 0, 40.0)]
     loop.now_ns += 1000 * MS
     assert swept(loop, flight=flight) == []
+
+
+# ---------------------------------------------------------------- which of them
+
+
+def test_the_most_overdue_of_each_group_are_named_while_they_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    overdue_ms = [40, 90, 10, 70, 20, 60, 90, 50, -5]
+    running = [exchange(tap=tap(overdue_ms=late, missed=late // 10)) for late in overdue_ms]
+    alone = exchange(model="other", sent_ns=NOW - 501 * MS)
+    one, other = swept(FakeLoop(monkeypatch), *running, alone, exchange(tap=tap(99, 9), recorded=False))
+    assert sorted(waiting.id for waiting in one.worst[:2]) == sorted((running[1].id, running[6].id))
+    assert [(w.id, w.overdue_ns // MS, w.missed) for w in one.worst[2:]] == [
+        (running[3].id, 70, 7),
+        (running[5].id, 60, 6),
+        (running[7].id, 50, 5),
+    ]
+    assert other.worst == [Waiting(alone.id, MS, 1)]
+
+
+def test_they_are_named_by_the_ids_that_their_clients_and_traces_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = SimpleNamespace(fields=[(b"X-Request-ID", b"mine" * 100), (b"Authorization", b"Bearer secret")])
+    (group,) = swept(
+        FakeLoop(monkeypatch), exchange(tap=tap(7, 2), client=client, trace_id="4bf92f3577b34da6")
+    )
+    (named,) = group.worst
+    assert (named.request_id, named.trace_id) == ("mine" * 32, "4bf92f3577b34da6")
+
+
+def test_what_is_named_is_bounded_however_many_groups_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SimpleNamespace(fields=[(b"x-request-id", b"r" * 5_000)])
+    hanging = [
+        exchange(model=f"m{number % 300}", tap=tap(80, 3), client=client, trace_id="a" * 32)
+        for number in range(3_000)
+    ]
+    few = [exchange(model="crowd", tap=tap(9, 1), client=client) for _ in range(50)]
+    groups = swept(FakeLoop(monkeypatch), *hanging, *few)
+    assert sum(len(group.worst) for group in groups) <= 80
+    assert sum(len(waiting.request_id or "") for group in groups for waiting in group.worst) <= 80 * 128
+    (crowd,) = (group for group in groups if group.model == "crowd")
+    assert len(crowd.worst) == 5, "the group of which most hang is among them"
+
+
+def test_who_ends_while_others_are_looked_at_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = FakeLoop(monkeypatch, step_ns=200_000)
+    ended, running = exchange(tap=tap(900, 9)), exchange(tap=tap(10, 1))
+    found: list[list[GroupNow]] = []
+    Flight(cast(Any, loop)).sweep([ended, *(exchange(tap=tap()) for _ in range(500)), running], found.append)
+    ended.end = "client_left"
+    loop.run()
+    ((group,),) = found
+    assert [waiting.id for waiting in group.worst] == [running.id]
+
+
+def test_a_beat_of_a_version_that_names_none_is_read() -> None:
+    older = ["b", "m", "chat", 3, 2, 7, 70 * MS, 40.0, 3]
+    one = msgspec.convert(older, GroupNow)
+    assert (one.awaited, one.worst) == (3, [])
+    one.worst.append(Waiting("a", MS, 1))
+    assert msgspec.convert(older, GroupNow).worst == [], "a list of its own"
+    newer = GroupNow("b", "m", "chat", 3, 2, 7, 70 * MS, 40.0, 3, [Waiting("a", MS, 1)])
+    assert msgspec.to_builtins(newer)[:9] == older, "who knows of none reads the rest as before"

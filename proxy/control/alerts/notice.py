@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -10,8 +10,15 @@ Severity = Literal["page", "ticket"]
 State = Literal["firing", "resolved"]
 
 
+#: The outcome of a request that has none yet.
+IN_FLIGHT: Final = "in_flight"
+
+
 class Worst(Struct, frozen=True):
-    """A request that shows it; by its id it is found in the admin API, on any host of a fleet."""
+    """A request that shows it; by its id it is found in the admin API, on any host of a fleet.
+
+    While it hangs its ``outcome`` is ``in_flight``, ``missed`` is so far, and it is found once it has ended.
+    """
 
     id: str
     request_id: str | None

@@ -19,10 +19,11 @@ from proxy.control.alerts.rules import Rules
 from proxy.control.alerts.signals import Down, ExperimentAlarm, Signals
 from proxy.control.alerts.teller import Outbox, Teller
 from proxy.control.alerts.together import Together
-from proxy.control.alerts.worst import WORST, Kind, Worsts, rank, worst_of
+from proxy.control.alerts.worst import Kind, Worsts, worst_first, worst_of, worst_waiting
 from proxy.control.core import Controller
 from proxy.control.settle import GroupKey, Settled
 from proxy.control.shared import Shared
+from proxy.link import Waiting
 from proxy.settings.alerts import Alerts as Settings
 from proxy.tasks import report
 
@@ -68,6 +69,7 @@ class Alerts:
         self._open: int | None = None  # the slot that time is in
         self._ticked: tuple[int, int] | None = None  # wall clock and monotonic
         self._tokens: dict[GroupKey, float] = {}
+        self._waiting: dict[GroupKey, list[Waiting]] = {}  # the last that workers said
         self._looks = 0
         self._troubles = 0
 
@@ -132,6 +134,7 @@ class Alerts:
         self._notice_jumps(now_ns)
         slot = now_ns // SLOT_NS
         groups = self._controller.workers.groups_now(self._controller.ledger.cap)
+        self._waiting = self._controller.workers.waiting(self._controller.ledger.cap)
         for now in groups:
             key = GroupKey(now.backend, now.model, now.slo)
             self._tokens[key] = self._tokens.get(key, 0.0) + now.tokens_per_s
@@ -173,20 +176,19 @@ class Alerts:
 
     def worst_of(self, verdict: Verdict, slot: int) -> tuple[Worst, ...]:
         """The requests that show it: this host's, and what others told of theirs."""
-        found = {worst.id: worst for worst in self.own_worst(verdict, slot)}
-        found |= {worst.id: worst for worst in self.together.worst(verdict.key)}
-        return tuple(sorted(found.values(), key=rank, reverse=True)[:WORST])
+        return tuple(worst_first([*self.own_worst(verdict, slot), *self.together.worst(verdict.key)]))
 
     def own_worst(self, verdict: Verdict, slot: int) -> list[Worst]:
         """This host's."""
+        if verdict.rule == "stalled" and verdict.group in self._waiting:
+            return worst_first(worst_waiting(each) for each in self._waiting[verdict.group])
         kinds: tuple[Kind, ...] = ("missed", "failed") if verdict.group is None else (verdict.kind,)
-        found = {
-            worst.id: worst
+        return worst_first(
+            worst
             for key in self._shown_by(verdict)
             for kind in kinds
             for worst in self.worsts.of(key, slot, kind)
-        }
-        return sorted(found.values(), key=rank, reverse=True)[:WORST]
+        )
 
     def _shown_by(self, verdict: Verdict) -> Iterator[GroupKey]:
         if verdict.group is not None:

@@ -166,8 +166,10 @@ class Together:
 
     def worst(self, key: str) -> Iterable[Worst]:
         """What others told of the requests that show an alert."""
+        now_ns = self._stage.now_ns()
         for said in self._heard.values():
-            yield from said.worst.get(key, ())
+            if abs(now_ns - said.at_ns) <= _HEARD_NS:  # else those that hung there hang no more
+                yield from said.worst.get(key, ())
 
     # ------------------------------------------------------------ agreeing
 

@@ -1,14 +1,18 @@
 """The requests that show it: of each group the worst of the last minutes, by their ids only.
 
 Five that missed most and five that failed, of this minute and of the one before: 64 groups take some 0.6 MB.
+What hangs has not ended: ``stalled`` names the streams in flight that are most overdue, by the last beats of
+workers, and none that ended beside them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
-from proxy.control.alerts.notice import Worst
+from proxy.control.alerts.notice import IN_FLIGHT, Worst
 from proxy.control.settle import GroupKey
+from proxy.link import Waiting
 
 Kind = Literal["missed", "failed"]
 #: So many of each kind.
@@ -71,3 +75,15 @@ def worst_of(
     """With ids of a bounded length."""
     cut = None if request_id is None else request_id[:_ID]
     return Worst(id, cut, trace_id, outcome, missed, None if fluidity is None else round(fluidity, 6))
+
+
+def worst_waiting(waiting: Waiting) -> Worst:
+    """A stream that is still in flight."""
+    return worst_of(waiting.id, waiting.request_id, waiting.trace_id, IN_FLIGHT, max(waiting.missed, 0), None)
+
+
+def worst_first(found: Iterable[Worst]) -> list[Worst]:
+    """The worst of them, each once; where some are in flight, they are what it is about."""
+    known = {worst.id: worst for worst in found}
+    waiting = [worst for worst in known.values() if worst.outcome == IN_FLIGHT]
+    return sorted(waiting or known.values(), key=rank, reverse=True)[:WORST]

@@ -20,7 +20,7 @@ from proxy.control.core import Controller, Sink
 from proxy.control.notify.sender import NotifierState
 from proxy.control.settle import Settled, settle
 from proxy.control.shared import Unshared
-from proxy.link import BackendSpec, GroupNow, SloSpec, Table
+from proxy.link import BackendSpec, GroupNow, SloSpec, Table, Waiting
 from proxy.settings.alerts import Alerts as Settings
 from tests.control.facts import UNIX, S, at, facts, streamed, table
 from tests.control.test_windows import Clock, ended
@@ -125,9 +125,22 @@ class Host:
         made = replace(known.facts, seq=self.seq, id=f"{self.name}-{kind}-{self.seq}")
         return dataclasses.replace(known, facts=ended(self.world.clock, made))
 
-    def flies(self, awaited: int, overdue: int, tokens_per_s: float = 0.0, **fields: Any) -> None:
-        """So many streams are in flight."""
-        group = GroupNow("default", "llama", "default", awaited, overdue, 0, 0, tokens_per_s, awaited)
+    def flies(
+        self,
+        awaited: int,
+        overdue: int,
+        tokens_per_s: float = 0.0,
+        *,
+        slo: str = "default",
+        names: bool = True,
+        **fields: Any,
+    ) -> None:
+        """So many streams are in flight; the worker names those overdue, the first one hangs longest."""
+        late = [
+            Waiting(f"{self.name}-hangs-{number}", (50 - number) * S, 500 - number, f"r{number}", "4bf92f35")
+            for number in range(min(overdue, 5) if names else 0)
+        ]
+        group = GroupNow("default", "llama", slo, awaited, overdue, 0, 0, tokens_per_s, awaited, late)
         self.controller.feed(beat(group, **fields))
 
 

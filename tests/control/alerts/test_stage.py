@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.control.alerts.notice import Notice, Worst
 from proxy.control.alerts.rings import GROUPS, KEPT, LONG, Book, Tally
 from proxy.control.alerts.worst import Worsts
+from proxy.control.labels import GroupCap
 from proxy.control.settle import GroupKey
-from proxy.link import BackendNow, FactsBatch, Match, SloSpec
+from proxy.control.workers import Workers
+from proxy.link import BackendNow, FactsBatch, GroupNow, Match, SloSpec, Waiting
 from proxy.settings.alerts import Alerts as Settings
 from tests.control.alerts.hosts import GROUP, Host, Told, World
 from tests.control.facts import MS, T0, S, at, streamed
 from tests.control.test_windows import ended
+from tests.control.test_workers import beat, hello
 
 SPIKE = 'spike{backend="default",model="llama",slo="default"}'
 
@@ -121,6 +125,54 @@ def test_streams_that_wait_are_stalled_and_are_not_while_tokens_come() -> None:
     assert only(world.of("stalled", "resolved")).incident == notice.incident
 
 
+@pytest.mark.parametrize("late_before", [0, 2])
+def test_a_hang_is_told_with_those_that_hang_and_not_with_who_ended_before(late_before: int) -> None:
+    world = World()
+    world.run(30, lambda host: host.ends(good=2))
+    world.hosts[0].ends(missed=late_before)
+    world.run(30, lambda host: host.flies(8, 8))
+    notice = only(world.of("stalled", "firing"))
+    assert notice.worst == tuple(
+        Worst(f"host0-hangs-{number}", f"r{number}", "4bf92f35", "in_flight", 500 - number, None)
+        for number in range(5)
+    )
+    world.run(120, lambda host: host.flies(8, 0, 300.0))
+    assert only(world.of("stalled", "resolved")).worst == notice.worst, "as it was told"
+
+
+def test_those_of_several_workers_are_merged_under_their_capped_labels() -> None:
+    workers, cap = Workers(), GroupCap(limit=3)
+    cap.admit(GroupKey("b", "m", "s"))
+    for number, late in enumerate(((30, 10), (20,), ())):
+        named = [Waiting(f"w{number}-{late_s}", late_s * S, 1) for late_s in late]
+        groups = [GroupNow("b", model, "s", 9, len(late), 0, 0, worst=named) for model in ("m", "n")]
+        workers.beat(workers.hello(hello(number)), beat(*groups))
+    found = {key.model: [each.id for each in waiting] for key, waiting in workers.waiting(cap).items()}
+    assert found == {model: ["w0-30", "w1-20", "w0-10"] for model in ("m", "other")}
+    assert len(cap) == 1, "a picture takes no place"
+
+
+def test_where_workers_name_none_those_that_ended_late_show_a_hang() -> None:
+    world = World()
+    world.run(20, healthy)
+    world.hosts[0].ends(missed=1)
+    world.run(30, lambda host: host.flies(8, 8, names=False))
+    (worst,) = only(world.told).worst
+    assert worst.id.startswith("host0-missed")
+
+
+def test_a_spike_names_who_ended_also_while_others_hang() -> None:
+    world = World()
+    world.run(300, healthy)
+
+    def both(host: Host) -> None:
+        host.ends(missed=2)
+        host.flies(8, 3, 40.0)
+
+    world.run(70, both)
+    assert all(worst.outcome == "completed" for worst in only(world.of("spike", "firing")).worst)
+
+
 @pytest.mark.parametrize(("rate", "fires"), [(0.0, True), (0.1, False)])
 def test_two_streams_without_any_token_are_enough_after_half_a_minute(rate: float, fires: bool) -> None:
     world = World()
@@ -199,6 +251,42 @@ def test_deadlines_that_follow_the_server_page_nobody_but_failures_do() -> None:
     world.run(70, lambda host: host.ends(failed=3, slo="live"))
     assert only(world.of("errors", "firing")).labels["slo"] == "live"
     assert not world.of("burn_rate", "firing")
+
+
+BATCH = SloSpec("batch", Match(), ((0, 500 * MS),), 50 * MS, 0.0, e2e_ns=120 * S, duration_only=True)
+
+
+@pytest.mark.parametrize(("slo", "rules"), [(BATCH, set()), (replace(BATCH, duration_only=False), {"spike"})])
+def test_where_the_duration_alone_is_promised_late_tokens_are_no_spike(slo: SloSpec, rules: set[str]) -> None:
+    world = World(slos=[slo])
+    world.run(120, lambda host: host.ends(missed=2, slo="batch", target=0.0, e2e_ns=120 * S))
+    host = world.hosts[0]
+    assert host.alerts.own.head is not None
+    tally = host.alerts.own.tally(GroupKey("default", "llama", "batch"), host.alerts.own.head - 1)
+    assert (tally.judged, tally.missed, tally.counted, tally.bad) == (20, 20, 20, 0), "late, and good"
+    assert {told.message.rule for told in world.told} == rules
+    assert {verdict.rule for verdict in host.alerts.last.values()} >= {"errors", "stalled", "burn_rate"}
+
+
+def test_where_the_duration_alone_is_promised_the_other_rules_page() -> None:
+    world = World(slos=[BATCH])
+    world.run(600, lambda host: host.ends(failed=2, slo="batch", target=0.0, e2e_ns=120 * S))
+    world.run(60, lambda host: host.flies(8, 8, slo="batch"))
+    assert {told.message.rule for told in world.told} == {"errors", "burn_rate", "stalled"}
+    host = world.hosts[0]
+    host.alerts.configure(world.settings)
+    assert {alert.rule for alert in host.alerts.life.firing()} >= {"errors", "burn_rate", "stalled"}
+
+
+def test_a_spike_is_over_when_a_reload_says_that_only_the_duration_is_promised() -> None:
+    world = World(slos=[replace(BATCH, duration_only=False)])
+    world.run(120, lambda host: host.ends(missed=2, slo="batch"))
+    assert only(world.told).rule == "spike"
+    host = world.hosts[0]
+    host.controller.table = replace(world.table, slos=(BATCH, *world.table.slos[1:]))
+    host.alerts.configure(world.settings)
+    world.run(20, lambda host: host.ends(missed=2, slo="batch"))
+    assert only(world.of("spike", "resolved")).labels["slo"] == "batch"
 
 
 def test_a_budget_that_burns_is_told_for_the_slo_over_all_backends() -> None:

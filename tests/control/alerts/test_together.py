@@ -32,6 +32,26 @@ def test_what_is_too_thin_on_each_host_fires_on_all_together(hosts: int) -> None
         assert len({worst.id.split("-")[0] for worst in notice.worst}) == 3, "requests of all hosts"
 
 
+def test_a_hang_on_one_host_is_told_by_another_with_those_that_hang() -> None:
+    world = World(2, shared=True)
+
+    def each(host: Host) -> None:
+        here, hangs = host.name == "host0", world.now_s > 120
+        host.ends(missed=int(not here and world.now_s == 150))
+        host.flies(8 * here, 8 * (here and hangs), 0.0 if hangs else 80.0)
+
+    world.run(170, each)
+    (told,) = world.of("stalled", "firing")
+    assert told.host == "host1", "it holds the lease"
+    (notice,) = told.notices
+    assert [worst.id for worst in notice.worst] == [f"host0-hangs-{number}" for number in range(5)]
+    assert {worst.outcome for worst in notice.worst} == {"in_flight"}
+    # What a host said of those that hung there is not what hangs when it is gone.
+    world.hosts[0].alive = False
+    world.run(40, each)
+    assert not list(world.hosts[1].alerts.together.worst(notice.key))
+
+
 def busy(host: Host) -> None:
     """A healthy second until the third minute, then all fail."""
     bad = host.world.now_s > 180
