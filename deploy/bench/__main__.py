@@ -17,6 +17,7 @@ from deploy.bench.programs import BenchError, build
 from deploy.bench.report import machine, show, write
 from deploy.bench.rounds import Bench, run_folder, run_rounds
 from deploy.bench.targets import Target, available, usual
+from proxy.commands.outfile import unwritable
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -27,7 +28,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help="loads, comma-separated; see deploy/bench/README.md")
     parser.add_argument("--targets", help="targets, comma-separated; see deploy/bench/README.md")
     parser.add_argument("--out", type=Path, default=Path("bench-results.json"), help="where the JSON goes")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if (why := unwritable(given.out)) is not None:
+        parser.error(f"--out: {why}")
+    return given
 
 
 def choose_targets(only: str | None) -> list[Target]:

@@ -30,6 +30,7 @@ from deploy.bench.backing import Backing, backing, scraping
 from deploy.bench.processes import Cores, command_line, cpu_ns, family, free_port, rss_bytes, started
 from deploy.bench.programs import BenchError, build
 from deploy.bench.rounds import run_folder
+from proxy.commands.outfile import unwritable
 
 EVERY_S = 10.0
 EVENTS = 250
@@ -69,7 +70,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=1000, help="streams in flight, about (1000)")
     parser.add_argument("--interval-ms", type=int, default=200, help="from token to token (200)")
     parser.add_argument("--out", type=Path, default=Path("soak-results.json"), help="where the JSON goes")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if (why := unwritable(given.out)) is not None:
+        parser.error(f"--out: {why}")
+    return given
 
 
 def role(pid: int) -> str | None:

@@ -80,6 +80,7 @@ def demo(
 
     from rich.console import Console
 
+    _writable({"--picture": picture, "--json": json_file})
     console = Console()
     if sweep:
         for given, flag in ((real, "--real"), (ab, "--ab")):
@@ -105,6 +106,15 @@ def demo(
         console.print("interrupted: everything that was started has been ended", style="yellow")
         status = _INTERRUPTED
     raise typer.Exit(status)
+
+
+def _writable(files: dict[str, Path | None]) -> None:
+    """What is written at the end is looked at before the beginning."""
+    from proxy.commands.outfile import unwritable
+
+    for flag, file in files.items():
+        if file is not None and (why := unwritable(file)) is not None:
+            raise typer.BadParameter(why, param_hint=flag)
 
 
 def _simulated(seed: int, seconds: float, *, experiment: bool) -> Scenario:

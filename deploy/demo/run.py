@@ -49,7 +49,10 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool, picture: Pa
     problems = report.accounts(scenario, progress, view)
     console.print(report.closing(scenario, view, request, problems, min(console.width, 110)), highlight=False)
     if picture is not None:
-        save(report.closing(scenario, view, request, problems, PICTURE_WIDTH), picture)
+        try:
+            save(report.closing(scenario, view, request, problems, PICTURE_WIDTH), picture)
+        except OSError as error:
+            raise DemoError(f"{picture} cannot be written: {error.strerror or error}") from error
         console.print(f"the report as a picture: {picture}", highlight=False)
     return 1 if problems else 0
 

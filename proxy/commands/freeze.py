@@ -22,6 +22,7 @@ from proxy.commands.admin import (
     plain,
     refuse,
 )
+from proxy.commands.outfile import unwritable
 
 if TYPE_CHECKING:
     from proxy.curves import FrozenCurve
@@ -68,6 +69,8 @@ def freeze(
     """
     if os.path.lexists(out) and not force:
         raise refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)
+    if (why := unwritable(out)) is not None:
+        raise refuse(why, _WRONG)
     told = _ask(admin_of(admin, token_file))
     curves, reasons = _choose(told, backend, model)
     if not curves:

@@ -301,9 +301,21 @@ def test_the_command_runs_it_and_keeps_what_was_asked_for(
     assert [each["seed"] for each in data["seeds"]] == [5, 6]
     assert (data["promise"]["tbt_s"], data["promise"]["ttft_s"]) == (0.05, {"0": 2.0})
     assert "simulated" in image.read_text()
-    unwritable = legato("--sweep", "--seeds", "1", "--json", str(tmp_path))
-    assert unwritable.exit_code == 1
-    assert "failed:" in unwritable.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--picture", "nodir/x.svg"), ("--sweep", "--picture", "nodir/x.svg"), ("--sweep", "--json", ".")],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_simulated", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(sweeping, "sweep", lambda *_, **__: pytest.fail("it ran"))
+    done = legato(*arguments)
+    assert done.exit_code == 2, done.output
+    assert "give another path" in (said := " ".join(done.output.split())) or "path of a file" in said
 
 
 @pytest.mark.parametrize(

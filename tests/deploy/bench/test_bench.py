@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.bench import __main__ as bench
+from deploy.bench import soak
 from deploy.bench.figures import FIGURES, Figure, Results, Row
 from deploy.bench.loads import LOADS, chosen
 from deploy.bench.processes import Cores, free_port, started
@@ -93,6 +95,18 @@ def test_an_unknown_load_is_named_with_what_there_is() -> None:
     assert [load.name for load in chosen(",".join(every), quick=False)] == every  # each can be asked for
     with pytest.raises(ValueError, match=r"'nope'.*saturated"):
         chosen("nope", quick=False)
+
+
+@pytest.mark.parametrize("parse", [bench.parse, soak.parse])
+def test_a_place_that_cannot_be_written_is_told_before_the_run(
+    parse: Callable[[list[str]], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--out", str(tmp_path / "nodir" / "results.json")])
+    assert ended.value.code == 2
+    assert "nodir is not there; make it" in capsys.readouterr().err
+    parse(["--out", str(tmp_path / "results.json")])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_compiler_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
