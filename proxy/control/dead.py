@@ -64,7 +64,7 @@ class Dead:
             self._tally.counted(loss.entry.at)
             if loss.gone:
                 _log.warning(
-                    "worker %d (pid %d) is gone, and with it the records of %d requests",
+                    "worker %d (pid %d) is gone; records of requests that went with it: %d",
                     loss.entry.worker,
                     loss.entry.pid,
                     loss.gone,
