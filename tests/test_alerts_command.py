@@ -237,6 +237,21 @@ def test_what_slos_of_a_configuration_promise_decides(
     assert len(without) == (slo is None)
 
 
+def test_what_is_held_back_live_is_no_page(tmp_path: Path) -> None:
+    """A group hangs for a minute: its spike is part of that."""
+    fine = steady(880, 8)
+    stuck = [hung(1_000 + number, 880 + 1.5 * number, 40) for number in range(40)]
+    trace = written(tmp_path / "t.jsonl", [*fine, *stuck])
+    said = json.loads(run("backtest", "--json", "--objective", "50%", trace).stdout)
+    assert [(alert["rule"], alert["told"]) for alert in said["alerts"]] == [
+        ("stalled", True),
+        ("spike", False),
+    ]
+    assert (said["totals"]["alerts"], said["totals"]["pages"], said["totals"]["held_back"]) == (2, 1, 1)
+    table = run("backtest", "--objective", "50%", trace).stdout
+    assert "2 would have fired, 1 of them as a page, 1 held back by what explains it" in table
+
+
 def test_slos_that_the_configuration_does_not_have_are_named(tmp_path: Path) -> None:
     file = tmp_path / "legato.yaml"
     file.write_text("backends: {vllm: {url: http://vllm:8000}}\n")

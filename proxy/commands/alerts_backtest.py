@@ -178,6 +178,7 @@ def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
                 "key": alert.key,
                 "rule": alert.rule,
                 "severity": alert.severity,
+                "told": alert.number > 0,
                 "labels": alert.named,
                 "since": iso_time(alert.began_ns),
                 "fired": iso_time(fired_ns),
@@ -190,7 +191,8 @@ def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
                 "worst": [one.id for one in alert.worst],
             }
         )
-    pages = sum(alert.severity == "page" for alert in found)
+    told = [alert for alert in found if alert.number]
+    pages = sum(alert.severity == "page" for alert in told)
     days = (last_ns - first_ns) / 86_400e9
     return {
         "requests": test.requests,
@@ -201,6 +203,7 @@ def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
         "totals": {
             "alerts": len(found),
             "pages": pages,
+            "held_back": len(found) - len(told),
             "days": round(days, 4),
             "by_rule": {
                 rule: sum(alert.rule == rule for alert in found) for rule in sorted({a.rule for a in found})
@@ -228,7 +231,7 @@ def _print(said: dict[str, Any]) -> None:
             table.add_row(
                 _moment(alert["fired"]),
                 "to the end" if alert["lasted_s"] is None else _length(alert["lasted_s"]),
-                alert["severity"],
+                alert["severity"] if alert["told"] else "held back",
                 alert["rule"],
                 Text(plain(alert["summary"])),
                 Text(plain(alert["worst"][0] if alert["worst"] else "")),
@@ -237,6 +240,8 @@ def _print(said: dict[str, Any]) -> None:
     totals = said["totals"]
     rules = ", ".join(f"{count} {rule}" for rule, count in totals["by_rule"].items())
     would = f"{totals['alerts']} would have fired, {totals['pages']} of them as a page"
+    if held := totals["held_back"]:
+        would += f", {held} held back by what explains it"
     per_day = f" in {totals['days']:.2f} days" if totals["days"] else ""
     console.print(Text(f"{would}{per_day}{': ' + rules if rules else ''}"), soft_wrap=True)
     if said["bad_lines"]:

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta, Struct, structs
 
 from proxy.control.alerts.judge import Judge, Verdict
-from proxy.control.alerts.life import Alert, Life
+from proxy.control.alerts.life import Alert, Life, Said
 from proxy.control.alerts.notice import Worst
 from proxy.control.alerts.rings import (
     AWAITED,
@@ -211,7 +211,7 @@ class Backtest:
         objective: float | None = None,
         advance: Callable[[int], None] = lambda slots: None,
     ) -> list[Alert]:
-        """Every alert that would have fired, in order.
+        """Every alert that would have fired, in order; what would have been told has a ``number``.
 
         ``objective``: of all SLOs, whatever was configured.  ``advance`` is told of slots that were judged.
         """
@@ -233,6 +233,8 @@ class Backtest:
                 (slot + 1) * SLOT_NS,
                 lambda verdict, now=now: self._worst_of(verdict, now),  # type: ignore[misc]
             )
+            for message in life.due((slot + 1) * SLOT_NS, 0, Said()):
+                life.told(message, (slot + 1) * SLOT_NS)
             advance(1)
         return list(life.history)
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.control.alerts.judge import Labels, Verdict
 from proxy.control.alerts.notice import Message, Notice, Severity, State, Worst
@@ -22,13 +22,33 @@ from scoring.alarm_rule import Evaluation, Hold, Phase
 HISTORY: Final = 200
 #: What is over and was told stays at hand so long, for the host that has to say so.
 OVER_NS: Final = 900 * 10**9
-#: While a backend is down, and for a while after it, what that does to its groups is shown and not told.
-_HELD: Final = frozenset({"spike", "errors", "stalled", "drift"})
+#: After what explained it a held alert is not told for so long: a stream books what it missed when it ends.
 _HELD_AFTER_NS: Final = 90 * 10**9
 #: Nobody speaks of these any more when they are over; of groups nobody does when they have no requests.
 _ENDS_WITH_ITS_CAUSE: Final = frozenset({"backend_down", "experiment", "proxy"})
 _GONE: Final = Evaluation(False, True, None, 0.0, {}, "")
 _NOTHING: Final = Evaluation(False, False, None, 0.0, {}, "nothing is known of it any more")
+
+
+class _Cause(NamedTuple):
+    """While ``rule`` fires, and for a while after it, ``holds`` with the same ``labels`` are not told."""
+
+    rule: str
+    labels: tuple[str, ...]
+    holds: frozenset[str]
+
+    def of(self, alert: Alert) -> tuple[str | None, ...]:
+        """What both have in common."""
+        return tuple(alert.named.get(name) for name in self.labels)
+
+
+#: One incident is one page: the first of these that fits says why the others fire.
+_CAUSES: Final = (
+    _Cause("backend_down", ("backend",), frozenset({"spike", "errors", "stalled", "drift"})),
+    # Streams that stand still miss deadlines, which are booked when they end: half a minute later.
+    _Cause("stalled", ("backend", "model", "slo"), frozenset({"spike"})),
+)
+_EXPLAIN: Final = frozenset(cause.rule for cause in _CAUSES)
 
 
 @dataclass(slots=True)
@@ -60,6 +80,11 @@ class Alert:
     def named(self) -> dict[str, str]:
         """Its labels by name."""
         return dict(self.labels)
+
+    @property
+    def tells(self) -> bool:
+        """Worth telling: what was held back and is calm by now was part of what is over."""
+        return self.number > 0 or self.said.fires or not self.was_held
 
     def take(self, incident: str, fired_ns: int) -> None:
         """It is the same as another host's."""
@@ -155,11 +180,16 @@ class Life:
 
     def _hold_back(self, now_ns: int) -> None:
         lately = [a for a in self.over.values() if now_ns - (a.resolved_ns or 0) < _HELD_AFTER_NS]
-        down = {a.named.get("backend"): a.key for a in [*lately, *self.firing()] if a.rule == "backend_down"}
+        firing = self.firing()
+        out = [alert for alert in (*lately, *firing) if alert.rule in _EXPLAIN and alert.tells]
         for alert in self.alerts.values():
-            held = alert.rule in _HELD and alert.phase.state == "firing"
-            alert.held_by = down.get(alert.named.get("backend")) if held else None
-            alert.was_held |= alert.held_by is not None
+            alert.held_by = None
+        for cause in _CAUSES:
+            found = {cause.of(alert): alert.key for alert in out if alert.rule == cause.rule}
+            for alert in firing if found else ():
+                if alert.held_by is None and alert.rule in cause.holds:
+                    alert.held_by = found.get(cause.of(alert))
+                    alert.was_held |= alert.held_by is not None
 
     # ------------------------------------------------------------ telling
 
@@ -171,8 +201,7 @@ class Life:
                 found.setdefault((alert.rule, "resolved"), []).append(self.notice(alert, now_ns, said))
         for alert in self.firing():
             again = alert.told_ns is not None and bool(repeat_ns) and now_ns - alert.told_ns >= repeat_ns
-            # What was held back and is calm by now was part of what is over.
-            first = alert.number == 0 and (alert.said.fires or not alert.was_held)
+            first = alert.number == 0 and alert.tells
             if alert.held_by is None and (first or again):
                 found.setdefault((alert.rule, "firing"), []).append(self.notice(alert, now_ns, said))
         return [
@@ -198,8 +227,9 @@ class Life:
         text = summary(alert.rule, alert.named, now, alert.began_ns)
         if ended is not None:
             text = over(alert.rule, alert.named, alert.began_ns, ended)
-        elif alert.rule == "backend_down" and (held := self._held(alert.key)):
-            text += f" ({held} more alerts of its requests are held back)"
+        elif alert.rule in _EXPLAIN and (held := self._held(alert.key)):
+            alerts = "alert of its requests is" if held == 1 else "alerts of its requests are"
+            text += f" ({held} more {alerts} held back)"
         return Notice(
             key=alert.key,
             incident=alert.incident,

@@ -88,7 +88,8 @@ class Teller:
     def _hold(self, life: Life, now_ns: int, said: Said) -> None:
         self.holding = True
         if self.outbox is not None:
-            told = [alert for alert in life.firing() if alert.number and alert.held_by is None]
+            # What was told before something explained it fires on all the same.
+            told = [alert for alert in life.firing() if alert.number]
             self.outbox.hold(life.notice(alert, now_ns, said) for alert in told)
 
     def _hand_over(self, message: Message) -> None:

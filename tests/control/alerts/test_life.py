@@ -85,6 +85,79 @@ def test_a_message_has_the_same_id_for_the_same_content_alone() -> None:
     assert repeat.id != first.id
 
 
+GROUP = (("backend", "canary"), ("model", "llama"), ("slo", "chat"))
+AWAY = GROUP[:1]
+NOW = Hold(0, 0)
+
+
+def judged(**fires: tuple[bool, tuple[tuple[str, str], ...]]) -> list[Verdict]:
+    """By rule: whether it fires, and for whom."""
+    return [
+        Verdict(rule, labels, "page", NOW, Evaluation(holds, not holds, 1.0, 0.5, {}, ""))
+        for rule, (holds, labels) in fires.items()
+    ]
+
+
+def told(life: Life, at_s: int) -> list[tuple[str, str]]:
+    """What is told at this moment."""
+    out: list[tuple[str, str]] = []
+    for message in life.due(at_s * S, 0, Said()):
+        life.told(message, at_s * S)
+        out.append((message.rule, message.state))
+    return out
+
+
+def test_a_hang_explains_the_spike_of_its_group_while_it_lasts_and_for_90_s_after_it() -> None:
+    life = Life()
+    life.step(judged(stalled=(True, GROUP)), 0)
+    assert told(life, 0) == [("stalled", "firing")]
+    life.step(judged(stalled=(True, GROUP), spike=(True, GROUP)), 30 * S)
+    assert told(life, 30) == []
+    held = {alert.rule: alert.held_by for alert in life.firing()}
+    assert held == {"stalled": None, "spike": 'stalled{backend="canary",model="llama",slo="chat"}'}
+    (stalled,) = [alert for alert in life.firing() if alert.rule == "stalled"]
+    assert "(1 more alert of its requests is held back)" in life.notice(stalled, 30 * S, Said()).summary
+    life.step(judged(stalled=(False, GROUP), spike=(True, GROUP)), 60 * S)
+    assert told(life, 60) == [("stalled", "resolved")]
+    life.step(judged(spike=(True, GROUP)), 149 * S)
+    assert told(life, 149) == []
+    life.step(judged(spike=(True, GROUP)), 150 * S)
+    assert told(life, 150) == [("spike", "firing")], "it goes on for reasons of its own"
+
+
+def test_what_was_a_hangs_and_is_calm_by_then_is_never_told() -> None:
+    life, slow = Life(), Hold(0, 600)
+    life.step(judged(stalled=(True, GROUP), spike=(True, GROUP)), 0)
+    assert told(life, 0) == [("stalled", "firing")]
+    for at_s in range(10, 800, 10):
+        spike = Verdict("spike", GROUP, "page", slow, Evaluation(False, True, 0.0, 0.5, {}, ""))
+        life.step([*judged(stalled=(False, GROUP)), spike], at_s * S)
+        assert life.fires(spike.key) == (at_s < 610)
+        assert told(life, at_s) == ([("stalled", "resolved")] if at_s == 10 else [])
+
+
+@pytest.mark.parametrize("name", ["backend", "model", "slo"])
+def test_a_hang_explains_nothing_of_another_group(name: str) -> None:
+    other = tuple((key, "other" if key == name else value) for key, value in GROUP)
+    life = Life()
+    life.step(judged(stalled=(True, GROUP), spike=(True, other), errors=(True, GROUP)), 0)
+    assert sorted(told(life, 0)) == [("errors", "firing"), ("spike", "firing"), ("stalled", "firing")]
+
+
+def test_a_backend_that_is_down_comes_before_a_hang_and_what_it_held_explains_no_more() -> None:
+    life, slow = Life(), Hold(0, 600)
+    down = {"backend_down": (True, AWAY)}
+    life.step(judged(**down, stalled=(True, GROUP), spike=(True, GROUP)), 0)
+    assert {alert.held_by for alert in life.firing()} == {None, 'backend_down{backend="canary"}'}
+    assert told(life, 0) == [("backend_down", "firing")]
+    # It is back; nobody waits any more, but that is not over yet, and was never told.
+    calm = Verdict("stalled", GROUP, "page", slow, Evaluation(False, True, 0.0, 0.5, {}, ""))
+    life.step([*judged(backend_down=(False, AWAY), spike=(True, GROUP)), calm], 10 * S)
+    assert told(life, 10) == [("backend_down", "resolved")]
+    life.step([*judged(spike=(True, GROUP)), calm], 100 * S)
+    assert told(life, 100) == [("spike", "firing")]
+
+
 def test_it_remembers_so_many_and_no_more() -> None:
     life, now = Life(), Hold(0, 0)
     for at in range(HISTORY + 50):

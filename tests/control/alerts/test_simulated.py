@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from proxy.control.alerts.judge import Judge, Verdict, key_of
+from proxy.control.alerts.life import Life, Said
 from proxy.control.alerts.rings import SLOT_NS, Book, Tally
 from proxy.control.alerts.rules import Rules
 from proxy.control.settle import GroupKey
@@ -48,14 +51,19 @@ def drift(traffic: Traffic, rules: Rules, at: int) -> Verdict:
     return Verdict("drift", LABELS[:2], "ticket", rules.drift.hold, rules.drift.evaluate(speeds))
 
 
-def live(traffic: Traffic) -> list[Fired]:
-    """What a host says of the same slots."""
+def judged(traffic: Traffic) -> Iterator[tuple[Life, int]]:
+    """A host's alerts after each slot, and when that ended."""
     stage = World(slos=[SloSpec("chat", Match(), ((0, 1),), 1, objective=0.98)]).hosts[0].alerts
     for at in range(traffic.slots):
         stage.own.advance(FIRST + at)
         stage.own.replace(FIRST + at, {KEY: tally(traffic, at)})
         stage.evaluate(stage.own, FIRST + at, [drift(traffic, stage.rules, at)])
-    life = stage.life
+        yield stage.life, (FIRST + at + 1) * SLOT_NS
+
+
+def live(traffic: Traffic) -> list[Fired]:
+    """What a host says of the same slots."""
+    *_, (life, _) = judged(traffic)
     windows = {"1h/5m": "burn_1h", "6h/30m": "burn_6h"}
 
     def since(at_ns: int) -> float:
@@ -83,6 +91,30 @@ def test_an_incident_fires_and_ends_when_the_simulation_says(name: str) -> None:
     assert sorted(live(traffic)) == sorted(want)
     soon = [fired.from_s - at_s for fired in want if fired.from_s >= at_s]
     assert min(soon) < (600 if name.startswith("decode") else 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "fires", "page"),
+    [
+        ("long prompts starve decoding", {"stalled", "spike"}, "stalled"),
+        ("hang", {"stalled", "spike"}, "stalled"),
+        ("10% errors", {"errors"}, "errors"),
+        ("total outage", {"errors"}, "errors"),
+    ],
+)
+@pytest.mark.parametrize("seed", [7, 8])
+def test_one_incident_is_one_page_whatever_fires(name: str, fires: set[str], page: str, seed: int) -> None:
+    incident = INCIDENTS[name]
+    traffic = simulate(seed, (7_200 + incident.length_s + 1_800) / 3_600, 5, incident, 7_200)
+    fired, pages = set(), []
+    for life, now_ns in judged(traffic):
+        fired |= {alert.rule for alert in life.firing()}
+        for message in life.due(now_ns, 0, Said()):
+            life.told(message, now_ns)
+            if message.state == "firing" and message.notices[0].severity == "page":
+                pages.append(message.rule)
+    assert fires <= fired
+    assert pages == [page]
 
 
 def test_half_a_day_of_budget_burnt_is_seen_by_both_windows_alike() -> None:

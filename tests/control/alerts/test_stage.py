@@ -243,6 +243,27 @@ def test_what_goes_on_when_the_backend_is_back_is_told_then() -> None:
     assert only(world.of("errors", "firing")).number == 0
 
 
+def test_a_spike_that_was_told_is_kept_alive_while_a_hang_explains_it() -> None:
+    """Alertmanager forgets what it is not told of again: it would say that the spike is over."""
+    world = World()
+    world.run(300, healthy)
+    world.run(70, late)
+    assert only(world.of("spike", "firing")).key == SPIKE
+
+    def hanging(host: Host) -> None:
+        late(host)
+        host.flies(20, 20, 0.0)
+
+    world.run(60, hanging)
+    assert [told.message.rule for told in world.told] == ["spike", "stalled"]
+    host = world.hosts[0]
+    assert {alert.rule: alert.held_by is not None for alert in host.alerts.life.firing()} == {
+        "spike": True,
+        "stalled": False,
+    }
+    assert {notice.rule for notice in host.out.held} == {"spike", "stalled"}
+
+
 def test_deadlines_that_follow_the_server_page_nobody_but_failures_do() -> None:
     live = SloSpec("live", Match(), ((0, 100 * MS),), 50 * MS, pages=False)
     world = World(slos=[live])
