@@ -26,7 +26,7 @@ from proxy.settings.redis_url import RedisUrl, parse_redis_url
 from proxy.settings.route import Route
 from proxy.settings.slo import TTFT_WAYS, LearnedTtft, QuadraticTtft, Slo
 from proxy.settings.standard import add_off, add_standard
-from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis
+from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis, Signal
 from proxy.settings.tree import Loc, Tree, is_secret, read_file
 from proxy.settings.types import Unit, shown, write
 
@@ -49,6 +49,7 @@ __all__ = [
     "Redis",
     "RedisUrl",
     "Route",
+    "Signal",
     "Slo",
     "Timeouts",
     "cares",

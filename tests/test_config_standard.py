@@ -38,6 +38,15 @@ FILLED: list[tuple[dict[str, str], str, Any]] = [
     ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "protocol", "grpc"),
     ({"OTEL_EXPORTER_OTLP_TIMEOUT": "2500"}, "timeout", 2_500 * MS),
     ({"OTEL_EXPORTER_OTLP_CERTIFICATE": __file__}, "ca_file", __file__),
+    ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "traces_url", "http://c:4318"),
+    ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "metrics_url", "http://c:4318/v1/metrics"),
+    ({"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc"}, "metrics_protocol", "grpc"),
+    ({"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "30000"}, "traces.timeout", 30 * S),
+    ({"OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "250"}, "metrics_timeout", 250 * MS),
+    ({"OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": __file__}, "traces.ca_file", __file__),
+    ({"OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE": __file__}, "metrics_ca_file", __file__),
+    ({"OTEL_METRICS_EXEMPLAR_FILTER": "always_off"}, "exemplars", False),
+    ({"OTEL_METRICS_EXEMPLAR_FILTER": "Trace_Based"}, "exemplars", True),
     ({"OTEL_SERVICE_NAME": "gate"}, "service_name", "gate"),
     ({"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=in%20list"}, "service_name", "in list"),
     ({"OTEL_RESOURCE_ATTRIBUTES": "a=b", "OTEL_SERVICE_NAME": ""}, "service_name", "legato"),
@@ -79,7 +88,9 @@ def test_standard_variables_fill_in_what_the_file_leaves_out(
     config = bare(BASE | env)
     assert at(config.otel, dotted) == value
     disabled = env.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    unusable = "OTEL_EXPORTER_OTLP_CERTIFICATE" in env  # a CA that is none, and for http: noted, no failure
+    unusable = any(
+        name.endswith("_CERTIFICATE") for name in env
+    )  # a CA that is none, and for http: noted, no failure
     assert len(config.notes) == (1 if disabled else 2 if unusable else 0), config.notes
 
 
@@ -138,7 +149,20 @@ def test_the_file_variables_of_ours_and_off_go_before_the_standard_ones(write: A
         ("OTEL_METRICS_EXPORTER", "prometheus", "'prometheus' is not known here"),
         ("OTEL_PROPAGATORS", "b3", "only tracecontext is spoken"),
         ("OTEL_SDK_DISABLED", "yes", "write true or false"),
-        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "5", "is not read"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "5", "milliseconds from 10 on"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json", "only http/protobuf and grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/nowhere.pem", "cannot be read"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "always_on", "of kept traces (trace_based)"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "30000", "is not read: one export lasts otel.traces.timeout"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "30000", "is not read: one export lasts otel.metrics_timeout"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true", "is not read: http:// or https://"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta", "metrics are exported cumulative"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "base2_exponential_bucket_histogram",
+            "the boundaries are the catalog's",
+        ),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "12", "is not read: texts are cut"),
         ("OTEL_CONFIG_FILE", "otel.yaml", "is not read"),
     ],
 )
@@ -151,6 +175,44 @@ def test_a_bad_standard_variable_is_passed_over_and_said(name: str, value: str, 
     assert "hunter" not in told[0]
     kept = {"OTEL_TRACES_SAMPLER": Otel(traces=OtelTraces(ratio=1.0))} if value == "traceidratio" else {}
     assert config.otel == kept.get(name, Otel())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
+        ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+    ],
+)
+def test_what_asks_for_what_is_so_in_any_case_is_not_spoken_of(name: str, value: str) -> None:
+    assert bare(BASE | {name: value}).notes == ()
+
+
+PAIRS = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "2000",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": __file__,
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": str(Path(__file__).parent / "__init__.py"),
+}
+
+
+def test_the_variable_of_a_signal_goes_before_that_of_both() -> None:
+    otel = bare({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c:4318"} | PAIRS).otel
+    assert (otel.protocol_of("traces"), otel.protocol_of("metrics")) == ("http/protobuf", "grpc")
+    assert (otel.traces_url, otel.metrics_url) == ("https://c:4318/v1/traces", "https://c:4318")
+    assert (otel.timeout_of("traces"), otel.timeout_of("metrics")) == (2 * S, 1 * S)
+    own = PAIRS["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"]
+    assert (otel.ca_file_of("traces"), otel.ca_file_of("metrics")) == (own, __file__)
+
+
+def test_what_the_file_says_for_both_signals_goes_before_the_variable_of_one(write: Any) -> None:
+    otel = read(
+        write("otel: {endpoint: http://c:4317, protocol: grpc, timeout: 3s, traces: {timeout: 4s}}"), PAIRS
+    ).otel
+    assert (otel.protocol_of("traces"), otel.protocol_of("metrics")) == ("grpc", "grpc")
+    assert (otel.timeout_of("traces"), otel.timeout_of("metrics")) == (4 * S, 3 * S)
 
 
 def test_a_standard_variable_cannot_hide_a_mistake_of_the_file(write: Any) -> None:

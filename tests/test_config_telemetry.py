@@ -70,8 +70,8 @@ def test_every_setting_can_be_given_in_the_file(write: Any, tmp_path: Path) -> N
                     tls: {ca_file: ca.pem, cert_file: cert.pem, key_file: key.pem}}
             otel:
               {endpoint: https://collector/base/, headers_file: headers, ca_file: ca.pem, timeout: 3s,
-               metrics: off, every: 15s, service_name: gate, attributes: {team: serving},
-               traces: {ratio: 5%, bad_per_second: 1.5, propagate: off}}
+               metrics: off, every: 15s, service_name: gate, attributes: {team: serving}, exemplars: off,
+               traces: {ratio: 5%, bad_per_second: 1.5, propagate: off, timeout: 1s}}
             """
         )
     )
@@ -80,8 +80,9 @@ def test_every_setting_can_be_given_in_the_file(write: Any, tmp_path: Path) -> N
             """
             redis: {url: rediss://redis, tls: {verify: off}}
             otel:
-              {protocol: grpc, metrics_endpoint: http://m:4317,
-               traces: {export: off, endpoint: http://t:4317}}
+              {protocol: grpc, metrics_endpoint: https://m:4318,
+               metrics_protocol: http/protobuf, metrics_timeout: 5s, metrics_ca_file: ca.pem,
+               traces: {export: off, endpoint: https://t:4317, protocol: grpc, ca_file: ca.pem}}
             """
         )
     )
@@ -90,6 +91,7 @@ def test_every_setting_can_be_given_in_the_file(write: Any, tmp_path: Path) -> N
     assert first.otel.traces_url == "https://collector/base/v1/traces"
     assert first.otel.headers_file == str(tmp_path / "headers"), "found beside the configuration"
     assert read_headers(first.otel.headers_file) == {"x-api-key": "hunter3", "x-tenant": "acme"}
+    assert second.otel.metrics_ca_file == second.otel.traces.ca_file == str(tmp_path / "ca.pem")
     assert build_table(first, 1).tracing == link.Tracing(0.05, False)
     for one, other, default in (
         (first.redis, second.redis, Redis()),
@@ -108,6 +110,11 @@ def test_every_setting_can_be_given_in_the_file(write: Any, tmp_path: Path) -> N
         ("{endpoint: http://c:4318}", "http://c:4318/v1/traces", "http://c:4318/v1/metrics"),
         ("{endpoint: http://c:4318/base/}", "http://c:4318/base/v1/traces", "http://c:4318/base/v1/metrics"),
         ("{endpoint: http://c:4317, protocol: grpc}", "http://c:4317", "http://c:4317"),
+        (
+            "{endpoint: http://c:4317, protocol: grpc, traces: {protocol: http/protobuf}}",
+            "http://c:4317/v1/traces",
+            "http://c:4317",
+        ),
         ("{endpoint: http://c, metrics: off}", "http://c/v1/traces", None),
         ("{endpoint: http://c, traces: {export: off}}", None, "http://c/v1/metrics"),
         ("{endpoint: http://c, traces: {endpoint: http://t/x}}", "http://t/x", "http://c/v1/metrics"),
@@ -228,6 +235,7 @@ def test_a_change_needs_a_restart_and_its_files_are_not_watched(write: Any, tmp_
         ("otel: {endpoint: http://c:4318, traces: {ratio: 11%}}", "otel.traces.ratio is 11%"),
         ("otel: {endpoint: http://c:4317}", "c:4317: http/protobuf has port 4318"),
         ("otel: {endpoint: http://c:4318, protocol: grpc}", "grpc has port 4317"),
+        ("otel: {endpoint: http://c:4318, metrics_protocol: grpc}", "c:4318: grpc has port 4317"),
         ("otel: {endpoint: http://c:4318, headers_file: headers}", "goes to c:4318 in clear text"),
         ("otel: {endpoint: http://localhost:4318, headers_file: headers}", None),
         ("otel: {endpoint: https://c, headers_file: headers}", None),

@@ -83,6 +83,18 @@ MISTAKES = [
     ("otel: {headers_file: wrong.headers}", "otel.headers_file", "line 2 is no header: write name: value"),
     ("otel: {headers_file: odd.headers}", "otel.headers_file", "line 1: a header's value is plain ASCII"),
     ("otel: {ca_file: nowhere}", "otel.ca_file", "cannot be read"),
+    ("otel: {metrics_ca_file: nowhere}", "otel.metrics_ca_file", "cannot be read"),
+    ("otel: {traces: {ca_file: nowhere}}", "otel.traces.ca_file", "cannot be read"),
+    (
+        "otel: {endpoint: 'http://c:4317/base', traces: {protocol: grpc}}",
+        "otel.endpoint",
+        "gRPC has no path",
+    ),
+    (
+        "otel: {metrics_endpoint: 'http://c:4317/x', metrics_protocol: grpc}",
+        "otel.metrics_endpoint",
+        "gRPC has no path",
+    ),
     ("otel: {endpoint: http://c, ca_file: wrong.url}", "otel.ca_file", "write https:// or leave it out"),
     ("otel: {timeout: 1ms}", "otel.timeout", "from 10ms to 10m"),
     ("otel: {every: 100ms}", "otel.every", "from 1s to 1h"),
@@ -92,7 +104,7 @@ MISTAKES = [
     ("otel: {traces: {ratio: 2}}", "otel.traces.ratio", "write 2% if percent is meant"),
     ("otel: {traces: {ratio: some}}", "otel.traces.ratio", "ratio"),
     ("otel: {traces: {bad_per_second: -1}}", "otel.traces.bad_per_second", "greater than or equal to 0"),
-    ("otel: {traces: {sample: 1%}}", "otel.traces.sample", "known are export, endpoint, ratio"),
+    ("otel: {traces: {sample: 1%}}", "otel.traces.sample", "known are export, endpoint, protocol"),
     ("otel: {traces: on}", "otel.traces", "a mapping of settings is needed"),
 ]
 

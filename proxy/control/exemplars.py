@@ -24,18 +24,20 @@ class Exemplars:
     def __call__(self, batch: Sequence[Settled], /) -> None:
         """Take those of a batch that was booked already."""
         for settled in batch:
-            trace_id, span_id = settled.facts.trace_id, settled.kept_span
-            if span_id is not None and _is_id(span_id, 16) and _is_id(trace_id, 32):
-                self._take(settled, str(trace_id), span_id)
+            shown = shown_by(settled)
+            book = None if shown is None else self._ledger.book_of(settled)
+            if shown is None or book is None:
+                continue
+            for name, value in _observed(settled):
+                book.hists[name].exemplify(value, *shown)
 
-    def _take(self, settled: Settled, trace_id: str, span_id: str) -> None:
-        book = self._ledger.book_of(settled)
-        if book is None:
-            return
-        facts = settled.facts
-        ended_unix_ns = facts.received_unix_ns + facts.end_ns - facts.received_ns
-        for name, value in _observed(settled):
-            book.hists[name].exemplify(value, ended_unix_ns, trace_id, span_id)
+
+def shown_by(settled: Settled) -> tuple[int, str, str] | None:
+    """When the request ended (unix nanoseconds), and trace and span, where these are kept."""
+    facts, span_id = settled.facts, settled.kept_span
+    if span_id is None or not _is_id(span_id, 16) or not _is_id(facts.trace_id, 32):
+        return None
+    return facts.received_unix_ns + facts.end_ns - facts.received_ns, str(facts.trace_id), span_id
 
 
 def _observed(settled: Settled) -> Iterator[tuple[str, float]]:

@@ -61,7 +61,8 @@ class Exports:
             table=lambda: controller.table,
         )
         controller.add_sink(traces)
-        controller.add_sink(Exemplars(controller.ledger))  # behind what decides which traces are kept
+        if config.otel.exemplars:
+            controller.add_sink(Exemplars(controller.ledger))  # behind what decides which traces are kept
         controller.watch_exporter(traces.failures, traces.dropped)
         return traces
 
@@ -72,8 +73,10 @@ class Exports:
         from proxy.exporters.otel.push import MetricsPush
 
         controller = self._controller
-        calls = GenAi(controller.ledger.cap, lambda: controller.table.backends)
-        controller.add_sink(calls)
+        calls = GenAi(
+            controller.ledger.cap, lambda: controller.table.backends, exemplars=config.otel.exemplars
+        )
+        controller.add_sink(calls)  # behind ``_trace``, as exemplars are
         push = MetricsPush(
             config.otel,
             controller.snapshot,

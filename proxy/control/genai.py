@@ -2,7 +2,8 @@
 
 A sink: one pass over a stream's arrivals in bulk, never one record a chunk.  Per set of attributes
 (operation, provider, model, server) integer buckets, cumulative since the control process began; models are
-named as the ledger's cap allows, and beyond ``SET_LIMIT`` sets everything is one more, ``other``.
+named as the ledger's cap allows, and beyond ``SET_LIMIT`` sets everything is one more, ``other``.  The two
+that count each call once name a kept trace in each bucket.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from proxy.control.buckets import Buckets
+from proxy.control.exemplars import shown_by
 from proxy.control.labels import GroupCap
 from proxy.control.settle import NONE, Settled
 from proxy.control.snapshot import Hist
@@ -67,13 +69,14 @@ class _Book:
         self.input_tokens = Buckets(TOKENS)
         self.output_tokens = Buckets(TOKENS)
 
-    def took(self, seconds: float, error: str | None) -> None:
+    def took(self, seconds: float, error: str | None) -> Buckets:
         if error is not None and error not in self.durations and len(self.durations) >= ERROR_LIMIT:
             error = OTHER_ERROR
         buckets = self.durations.get(error)
         if buckets is None:
             buckets = self.durations[error] = Buckets(SECONDS)
         buckets.add(seconds)
+        return buckets
 
     def freeze(self, attributes: CallSet) -> CallStats:
         return CallStats(
@@ -88,14 +91,20 @@ class _Book:
 
 class GenAi:
     """See the module.  ``cap``: the ledger's, which has booked a batch before it comes here; ``backends``:
-    those in force."""
+    those in force; ``exemplars``: whether traces are named, to be called after who keeps them."""
 
     def __init__(
-        self, cap: GroupCap, backends: Callable[[], Sequence[BackendSpec]], limit: int = SET_LIMIT
+        self,
+        cap: GroupCap,
+        backends: Callable[[], Sequence[BackendSpec]],
+        limit: int = SET_LIMIT,
+        *,
+        exemplars: bool = True,
     ) -> None:
         self._cap = cap
         self._backends = backends
         self._limit = limit
+        self._exemplars = exemplars
         self._read: Sequence[BackendSpec] | None = None  # what ``_servers`` was made of
         self._servers: dict[str, tuple[str, int | None]] = {}
         self._books: dict[CallSet, _Book] = {}
@@ -115,7 +124,10 @@ class GenAi:
         facts, usage = settled.facts, settled.usage
         error = client_error(settled)
         seconds = max(facts.end_ns - issued_ns(facts), 0) / 1e9
-        book.took(seconds, None if error is None else clean(error))
+        shown = shown_by(settled) if self._exemplars else None
+        durations = book.took(seconds, None if error is None else clean(error))
+        if shown is not None:
+            durations.exemplify(seconds, *shown)
         if usage.prompt is not None:
             book.input_tokens.add(usage.prompt)
         if usage.output is not None:
@@ -123,6 +135,8 @@ class GenAi:
         first_ns = first_chunk_ns(facts)
         if first_ns is not None:
             book.first_chunk.add(first_ns / 1e9)
+            if shown is not None:
+                book.first_chunk.exemplify(first_ns / 1e9, *shown)
         if settled.counted is not None:
             between_ns = chunk_gaps(settled.counted.choices)
             if len(between_ns):

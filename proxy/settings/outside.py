@@ -6,7 +6,7 @@ No message holds a part of a Redis URL or of a header's value.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -16,7 +16,7 @@ from proxy.settings.models import Config
 from proxy.settings.notify_checks import notify_destinations
 from proxy.settings.redis_url import RedisUrl, parse_redis_url
 from proxy.settings.standard import has_grpc
-from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis, RedisTls
+from proxy.settings.telemetry import DEFAULT_TRACE_RATIO, Otel, Redis, RedisTls, Signal
 from proxy.settings.tree import Loc, Tree
 from proxy.units import format_duration
 
@@ -112,23 +112,38 @@ def read_headers(path: str) -> dict[str, str]:
     return out
 
 
+def _grpc_findings(otel: Otel, given: Mapping[Loc, str]) -> Iterator[Finding]:
+    told: dict[Loc, str | None] = {
+        ("otel", "protocol"): otel.protocol,
+        ("otel", "traces", "protocol"): otel.traces.protocol,
+        ("otel", "metrics_protocol"): otel.metrics_protocol,
+    }
+    for loc in (loc for loc, word in told.items() if word == "grpc"):
+        if not has_grpc():
+            yield loc, "'grpc' needs its exporter: pip install 'legato[grpc]'"
+    ways: tuple[tuple[Signal, Loc], ...] = (
+        ("traces", ("otel", "traces", "endpoint")),
+        ("metrics", ("otel", "metrics_endpoint")),
+    )
+    by_grpc = [
+        loc if loc in given else ("otel", "endpoint")
+        for name, loc in ways
+        if otel.protocol_of(name) == "grpc"
+    ]
+    for loc, url in given.items():
+        if loc in by_grpc and urlsplit(url).path:
+            yield loc, f"{url!r}: gRPC has no path: write host and port, for example http://collector:4317"
+
+
 def otel_findings(otel: Otel) -> Iterator[Finding]:
     """What does not go together in ``otel``."""
-    urls = {
+    urls: dict[Loc, str | None] = {
         ("otel", "endpoint"): otel.endpoint,
         ("otel", "traces", "endpoint"): otel.traces.endpoint,
         ("otel", "metrics_endpoint"): otel.metrics_endpoint,
     }
     given = {loc: url for loc, url in urls.items() if url is not None}
-    if otel.protocol == "grpc":
-        if not has_grpc():
-            yield ("otel", "protocol"), "'grpc' needs its exporter: pip install 'legato[grpc]'"
-        for loc, url in given.items():
-            if urlsplit(url).path:
-                yield (
-                    loc,
-                    f"{url!r}: gRPC has no path: write host and port, for example http://collector:4317",
-                )
+    yield from _grpc_findings(otel, given)
     if otel.headers_file is not None:
         missing = list(readable(("otel", "headers_file"), otel.headers_file))
         yield from missing
@@ -137,13 +152,15 @@ def otel_findings(otel: Otel) -> Iterator[Finding]:
                 read_headers(otel.headers_file)
             except ValueError as error:
                 yield ("otel", "headers_file"), str(error)
-    if otel.ca_file is not None:
-        if given and not any(url.startswith("https://") for url in given.values()):
-            yield (
-                ("otel", "ca_file"),
-                "a CA to trust, but the endpoint is not https: write https:// or leave it out",
-            )
-        yield from authority(("otel", "ca_file"), otel.ca_file)
+    for loc, path in (
+        (("otel", "ca_file"), otel.ca_file),
+        (("otel", "traces", "ca_file"), otel.traces.ca_file),
+        (("otel", "metrics_ca_file"), otel.metrics_ca_file),
+    ):
+        if path is not None:
+            if given and not any(url.startswith("https://") for url in given.values()):
+                yield loc, "a CA to trust, but the endpoint is not https: write https:// or leave it out"
+            yield from authority(loc, path)
     for name in otel.attributes:
         if name in ("service.name", "service.instance.id"):
             mend = "is otel.service_name" if name == "service.name" else "is given by Legato, one per host"
@@ -197,9 +214,11 @@ def _cares_of_otel(otel: Otel) -> Iterator[str]:
     if otel.traces_url is not None and (otel.traces.ratio or 0) > 0.1:
         yield f"otel.traces.ratio is {otel.traces.ratio:.0%}: a busy host makes many spans of it"
     ports = {"grpc": 4317, "http/protobuf": 4318}
-    spoken = otel.protocol or "http/protobuf"
     for parts in dict.fromkeys(urlsplit(url)._replace(path="") for url in urls):
         if otel.headers_file is not None and parts.scheme == "http" and parts.hostname not in _LOCAL:
             yield f"otel.headers_file goes to {parts.netloc} in clear text: https is TLS"
-        if parts.port in ports.values() and parts.port != ports[spoken]:
-            yield f"{parts.netloc}: {spoken} has port {ports[spoken]} as a rule (otel.protocol)"
+    spoken = ((otel.protocol_of("traces"), otel.traces_url), (otel.protocol_of("metrics"), otel.metrics_url))
+    used = [(word, urlsplit(url)) for word, url in spoken if url is not None]
+    for word, netloc, port in dict.fromkeys((word, parts.netloc, parts.port) for word, parts in used):
+        if port in ports.values() and port != ports[word]:
+            yield f"{netloc}: {word} has port {ports[word]} as a rule (otel.protocol)"

@@ -43,6 +43,9 @@ def add_standard(tree: Tree, environ: Mapping[str, str]) -> None:
         text = given.get(standard.name)
         if text is None or standard.loc is None or tree.get(standard.loc) is not None:
             continue
+        both = standard.both
+        if both is not None and tree.get(both) is not None and not tree.place(both).startswith("OTEL_"):
+            continue  # said for both signals, by who goes before any of these
         try:
             value = standard.take(text)
         except ValueError as error:
@@ -51,7 +54,11 @@ def add_standard(tree: Tree, environ: Mapping[str, str]) -> None:
         if value is not None:
             _fill(tree, standard.loc, value, standard.name)
     _fill_ratio(tree, given)
-    tree.notes += [f"{name} is not read: {why}" for name, why in NOT_READ.items() if name in given]
+    tree.notes += [
+        f"{name} is not read: {why}"
+        for name, why in NOT_READ.items()
+        if given.get(name, _ANYWAY.get(name, "")).lower() != _ANYWAY.get(name, "")
+    ]
     _disable(tree, given.get("OTEL_SDK_DISABLED", "").lower())
 
 
@@ -147,6 +154,15 @@ def _exporter(text: str) -> str | None:
     return None
 
 
+def _exemplars(text: str) -> str | None:
+    word = text.lower()
+    if word not in ("trace_based", "always_off"):
+        raise ValueError(
+            f"{text!r}: exemplars are of kept traces (trace_based), or there are none (always_off)"
+        )
+    return "off" if word == "always_off" else None
+
+
 def _propagators(text: str) -> str | None:
     words = {word.strip().lower() for word in text.split(",") if word.strip()}
     if words == {"none"}:
@@ -173,12 +189,35 @@ def _service_name(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """One variable: the setting that it fills in, and what of it is understood."""
+    """One variable: the setting that it fills in, and what of it is understood.
+
+    ``both``: of a variable for one signal, the setting for both: where it is given, that holds.
+    """
 
     name: str
     loc: Loc | None
     understood: str
     take: Take = str
+    both: Loc | None = None
+
+
+def _of_one(signal: str, loc: Callable[[str], Loc]) -> tuple[Standard, ...]:
+    """Those of one signal that go before those of both."""
+    kinds: tuple[tuple[str, str, str, Take], ...] = (
+        ("PROTOCOL", "protocol", "`http/protobuf`, `grpc`", _protocol),
+        ("TIMEOUT", "timeout", "milliseconds", _milliseconds(10)),
+        ("CERTIFICATE", "ca_file", "a path", _readable),
+    )
+    return tuple(
+        Standard(
+            f"OTEL_EXPORTER_OTLP_{signal}_{kind}",
+            loc(name),
+            f"{understood}; not where `otel.{name}` is given",
+            take,
+            ("otel", name),
+        )
+        for kind, name, understood, take in kinds
+    )
 
 
 STANDARD = (
@@ -200,6 +239,8 @@ STANDARD = (
     Standard("OTEL_EXPORTER_OTLP_PROTOCOL", ("otel", "protocol"), "`http/protobuf`, `grpc`", _protocol),
     Standard("OTEL_EXPORTER_OTLP_TIMEOUT", ("otel", "timeout"), "milliseconds", _milliseconds(10)),
     Standard("OTEL_EXPORTER_OTLP_CERTIFICATE", ("otel", "ca_file"), "a path", _readable),
+    *_of_one("TRACES", lambda name: ("otel", "traces", name)),
+    *_of_one("METRICS", lambda name: ("otel", f"metrics_{name}")),
     Standard("OTEL_SERVICE_NAME", ("otel", "service_name"), "text"),
     Standard(
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -215,6 +256,9 @@ STANDARD = (
     Standard("OTEL_TRACES_SAMPLER_ARG", None, "0 to 1: the ratio (alone too); without it the sampler's is 1"),
     Standard("OTEL_TRACES_EXPORTER", ("otel", "traces", "export"), "`otlp`, `none`", _exporter),
     Standard("OTEL_METRICS_EXPORTER", ("otel", "metrics"), "`otlp`, `none`", _exporter),
+    Standard(
+        "OTEL_METRICS_EXEMPLAR_FILTER", ("otel", "exemplars"), "`trace_based`, `always_off`", _exemplars
+    ),
     Standard("OTEL_METRIC_EXPORT_INTERVAL", ("otel", "every"), "milliseconds", _milliseconds(1_000)),
     Standard("OTEL_PROPAGATORS", ("otel", "traces", "propagate"), "`tracecontext`, `none`", _propagators),
     Standard(
@@ -232,12 +276,30 @@ BY_THE_LIBRARY = (
     "OTEL_BSP_MAX_QUEUE_SIZE",
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 )
-_BOTH = "one protocol and one timeout are for spans and metrics, OTEL_EXPORTER_OTLP_{}"
+_EXPORT = "one export lasts {} at most"
+_SCHEME = "http:// or https:// of the endpoint says it"
+_LIMITS = "texts are cut at 512 characters, a span has at most 33 events"
+_FIXED = "the boundaries are the catalog's"
 #: Standard variables that mean something elsewhere and nothing here: said, not silently passed over.
 NOT_READ = {
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _BOTH.format("PROTOCOL"),
-    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": _BOTH.format("PROTOCOL"),
-    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": _BOTH.format("TIMEOUT"),
-    "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": _BOTH.format("TIMEOUT"),
+    "OTEL_BSP_EXPORT_TIMEOUT": _EXPORT.format("otel.traces.timeout, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"),
+    "OTEL_METRIC_EXPORT_TIMEOUT": _EXPORT.format("otel.metrics_timeout, OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"),
+    "OTEL_EXPORTER_OTLP_INSECURE": _SCHEME,
+    "OTEL_EXPORTER_OTLP_TRACES_INSECURE": _SCHEME,
+    "OTEL_EXPORTER_OTLP_METRICS_INSECURE": _SCHEME,
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "metrics are exported cumulative",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": _FIXED,
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": _LIMITS,
+    "OTEL_SPAN_LINK_COUNT_LIMIT": _LIMITS,
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": _LIMITS,
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": _LIMITS,
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": _LIMITS,
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": _LIMITS,
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": _LIMITS,
     "OTEL_CONFIG_FILE": "settings are in Legato's own file",
+}
+#: What some of them ask for that is so in any case: nothing needs to be said then.
+_ANYWAY = {
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
 }

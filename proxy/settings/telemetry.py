@@ -59,6 +59,9 @@ def _between(low: int, high: int, form: Callable[[int], str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+Signal = Literal["traces", "metrics"]
+Protocol = Literal["http/protobuf", "grpc"]
+Patience = Annotated[PositiveDuration, _between(_S // 100, 600 * _S, format_duration)]
 CollectorUrl = Annotated[str, BeforeValidator(collector_url), Unit("text", hint="http(s)://host:port[/base]")]
 SignalUrl = Annotated[str, BeforeValidator(signal_url), Unit("text", hint="http(s)://host:port/path")]
 
@@ -115,6 +118,21 @@ class OtelTraces(Settings):
         description="Where spans go, as a whole URL, where that is not `otel.endpoint` with `/v1/traces`. "
         "Without it `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`.",
     )
+    protocol: Protocol | None = Field(
+        default=None,
+        description="`otel.protocol` for spans, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`.",
+    )
+    timeout: Patience | None = Field(
+        default=None,
+        description="`otel.timeout` for spans, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_TRACES_TIMEOUT`.",
+    )
+    ca_file: str | None = Field(
+        default=None,
+        description="`otel.ca_file` for spans, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE`.",
+    )
     ratio: Ratio | None = Field(
         default=None,
         description="Share of the requests whose client did not decide that are kept (as a span tree). "
@@ -144,7 +162,7 @@ class Otel(Settings):
         "(gRPC: `http://host:4317`, as it is). Without it `OTEL_EXPORTER_OTLP_ENDPOINT`; without either "
         "nothing is exported and no header is touched.",
     )
-    protocol: Literal["http/protobuf", "grpc"] | None = Field(
+    protocol: Protocol | None = Field(
         default=None,
         description="`grpc` needs the extra `legato[grpc]`. Without it `OTEL_EXPORTER_OTLP_PROTOCOL`, "
         "else `http/protobuf`.",
@@ -159,7 +177,7 @@ class Otel(Settings):
         description="Trust these CAs (PEM) instead of the system's. Without it "
         "`OTEL_EXPORTER_OTLP_CERTIFICATE`.",
     )
-    timeout: Annotated[PositiveDuration, _between(_S // 100, 600 * _S, format_duration)] = Field(
+    timeout: Patience = Field(
         default=10 * _S,
         description="Longest wait for one export; nothing waits with it. Without it "
         "`OTEL_EXPORTER_OTLP_TIMEOUT`.",
@@ -173,6 +191,26 @@ class Otel(Settings):
         default=None,
         description="Where metrics go, as a whole URL, where that is not `endpoint` with `/v1/metrics`. "
         "Without it `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.",
+    )
+    metrics_protocol: Protocol | None = Field(
+        default=None,
+        description="`protocol` for metrics, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_METRICS_PROTOCOL`.",
+    )
+    metrics_timeout: Patience | None = Field(
+        default=None,
+        description="`timeout` for metrics, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`.",
+    )
+    metrics_ca_file: str | None = Field(
+        default=None,
+        description="`ca_file` for metrics, where it is another one. Without either "
+        "`OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE`.",
+    )
+    exemplars: Switch = Field(
+        default=True,
+        description="Histograms, also those of `/metrics`, name the latest kept trace of each bucket. "
+        "Without it `OTEL_METRICS_EXEMPLAR_FILTER` (`always_off`).",
     )
     every: Annotated[PositiveDuration, _between(_S, 3_600 * _S, format_duration)] = Field(
         default=60 * _S,
@@ -199,7 +237,22 @@ class Otel(Settings):
         """Where metrics go, as the exporter wants it; ``None``: they are not exported."""
         return (self.metrics_endpoint or self._signal("metrics")) if self.metrics else None
 
-    def _signal(self, name: str) -> str | None:
-        if self.endpoint is None or self.protocol == "grpc":
+    def protocol_of(self, signal: Signal) -> Protocol:
+        """What is spoken."""
+        own = self.traces.protocol if signal == "traces" else self.metrics_protocol
+        return own or self.protocol or "http/protobuf"
+
+    def timeout_of(self, signal: Signal) -> int:
+        """Longest wait for one export, nanoseconds."""
+        own = self.traces.timeout if signal == "traces" else self.metrics_timeout
+        return self.timeout if own is None else own
+
+    def ca_file_of(self, signal: Signal) -> str | None:
+        """Whom to trust; ``None``: the system's."""
+        own = self.traces.ca_file if signal == "traces" else self.metrics_ca_file
+        return self.ca_file if own is None else own
+
+    def _signal(self, name: Signal) -> str | None:
+        if self.endpoint is None or self.protocol_of(name) == "grpc":
             return self.endpoint
         return f"{self.endpoint}/v1/{name}"

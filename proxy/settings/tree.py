@@ -20,6 +20,7 @@ _FILES = (
     "cert_file",
     "key_file",
     "ca_file",
+    "metrics_ca_file",
     "token_file",
     "write_token_file",
     "url_file",

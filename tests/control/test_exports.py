@@ -44,6 +44,20 @@ def test_nothing_configured_is_nothing_made(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(exports.close(1))
 
 
+@pytest.mark.parametrize(
+    ("said", "sinks"),
+    [("trace_based", ["Traces", "Exemplars", "GenAi"]), ("always_off", ["Traces", "GenAi"])],
+)
+def test_exemplars_come_after_who_keeps_traces_and_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, said: str, sinks: list[str]
+) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_METRICS_EXEMPLAR_FILTER": said}
+    settings = config(monkeypatch, **variables)
+    joined = controller(settings)
+    Exports(settings, joined)
+    assert [type(sink).__name__ for sink in joined._sinks] == sinks
+
+
 def test_what_cannot_be_made_is_said_without_its_words_and_the_rest_is_made(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

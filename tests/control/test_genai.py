@@ -88,6 +88,32 @@ def test_tokens_are_those_that_the_server_reported() -> None:
     assert stats.output_tokens == Hist(TOKENS, (*[0] * 14, 1), 70_000_000.0)
 
 
+@pytest.mark.parametrize("exemplars", [True, False])
+def test_a_kept_trace_stands_in_the_buckets_of_its_duration_and_of_its_first_chunk(exemplars: bool) -> None:
+    genai = GenAi(GroupCap(), lambda: (VLLM,), exemplars=exemplars)
+    of = {"first_event_ns": T0 + 30 * MS}
+    kept, passed = (
+        settle(streamed(at(40), at(60), end_ms=end_ms, of=of, trace_id=digit * 32), "host-1")
+        for end_ms, digit in ((70, "a"), (75, "b"))
+    )
+    kept.kept_span = "c" * 16
+    genai([kept, passed])
+    (stats,) = genai.freeze()
+    found = {
+        "duration": stats.durations[None].exemplars,
+        "first chunk": stats.first_chunk.exemplars,
+        "between chunks": stats.output_chunk.exemplars,  # many a call: none shows it
+    }
+    ended_ns = kept.facts.received_unix_ns + kept.facts.end_ns - kept.facts.received_ns
+    told = {
+        name: [(each.value, each.at_unix_ns, each.trace_id, each.span_id) for each in every]
+        for name, every in found.items()
+    }
+    shown = {"duration": [(0.07, ended_ns, "a" * 32, "c" * 16)], "first chunk": [], "between chunks": []}
+    shown["first chunk"] = [(0.03, ended_ns, "a" * 32, "c" * 16)]
+    assert told == (shown if exemplars else {name: [] for name in found})
+
+
 # ---------------------------------------------------------------- in bulk as one by one
 
 

@@ -8,7 +8,6 @@ next one brings.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +23,8 @@ from proxy.exporters.otel.resource import resource_of, scope_of
 from proxy.exporters.otel.trouble import Trouble, last_words, silence_sdk
 from proxy.exporters.otel.wire import Wire, WireError, wire_of
 
-_log = logging.getLogger("legato.control")
-
 #: The name in ``vocabulary.EXPORTER``.
 EXPORTER: Final = "otlp_metrics"
-_TEMPORALITY: Final = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 
 
 def _nothing() -> Sequence[CallStats]:
@@ -54,7 +50,7 @@ class MetricsPush:
     ) -> None:
         variables = os.environ if environ is None else environ
         self._every_s = otel.every / 1e9
-        self._timeout_ms = otel.timeout / 1e6
+        self._timeout_ms = otel.timeout_of("metrics") / 1e6
         self._snapshot = snapshot
         self._called = called
         self._trouble = Trouble("metrics")
@@ -71,8 +67,6 @@ class MetricsPush:
             self._trouble.failed(str(error))
         except Exception as error:  # whatever the SDK makes of its variables: only this export is missing
             self._trouble.failed(f"{type(error).__name__} when the exporter was set up")
-        if variables.get(_TEMPORALITY, "").strip().lower() in ("delta", "lowmemory"):
-            _log.info("%s asks for deltas: metrics are exported cumulative all the same", _TEMPORALITY)
 
     async def run(self) -> None:
         """Export every so often, until cancelled."""

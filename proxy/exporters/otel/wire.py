@@ -10,12 +10,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from proxy.config import Otel
+from proxy.config import Otel, Signal
 from proxy.settings.outside import read_headers
-
-Signal = Literal["traces", "metrics"]
 
 
 class WireError(Exception):
@@ -71,7 +69,7 @@ class Wire:
             try:
                 options["credentials"] = grpc.ssl_channel_credentials(Path(self.ca_file).read_bytes())
             except OSError as error:
-                raise WireError(f"otel.ca_file {self.ca_file!r} cannot be read: {error.strerror}") from error
+                raise WireError(f"the CA file {self.ca_file!r} cannot be read: {error.strerror}") from error
         return options
 
 
@@ -83,11 +81,11 @@ def wire_of(otel: Otel, signal: Signal, environ: Mapping[str, str] | None = None
     endpoint = otel.traces_url if signal == "traces" else otel.metrics_url
     if endpoint is None:
         raise WireError(f"no endpoint is configured for {signal}")
-    grpc = otel.protocol == "grpc"
+    grpc = otel.protocol_of(signal) == "grpc"
     headers = _headers_of(otel)
     if headers:  # the SDK takes headers from us or from the variables, by its version and the protocol
         headers = _variable_headers(os.environ if environ is None else environ, signal) | headers
-    return Wire(endpoint, grpc, otel.timeout / 1e9, headers, otel.ca_file)
+    return Wire(endpoint, grpc, otel.timeout_of(signal) / 1e9, headers, otel.ca_file_of(signal))
 
 
 def _as_it_is(request: Any) -> Any:

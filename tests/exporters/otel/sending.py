@@ -17,8 +17,13 @@ def make(endpoint: str, **fields: Any) -> Traces:
     otel = Otel.model_construct(
         **(Otel(endpoint=endpoint).__dict__ | {"timeout": int(seconds * 1e9)} | fields)
     )
+    return of(otel, table=made_table)
+
+
+def of(otel: Otel, table: Any = None) -> Traces:
+    """By these settings."""
     return Traces(
-        otel, instance="host-1", version="9", unix_ns=time.time_ns, monotonic_ns=lambda: 0, table=made_table
+        otel, instance="host-1", version="9", unix_ns=time.time_ns, monotonic_ns=lambda: 0, table=table
     )
 
 

@@ -83,6 +83,7 @@ def test_the_last_export_holds_everything_and_exemplars_lead_to_exported_spans()
         about = attributes_of(duration.attributes)
         assert (about["gen_ai.operation.name"], about["gen_ai.request.model"]) == ("chat", "tiny")
         assert duration.count == CHATS
+        (first,) = collector.metrics("gen_ai.client.operation.time_to_first_chunk")[-1].points
         (chunks,) = collector.metrics("gen_ai.client.operation.time_per_output_chunk")[-1].points
         assert chunks.count == 2 * CHATS
         spans = {(span.trace_id, span.span_id) for span in collector.spans()}
@@ -92,6 +93,10 @@ def test_the_last_export_holds_everything_and_exemplars_lead_to_exported_spans()
         told = {(each.trace_id.hex(), each.span_id.hex()) for each in metric.points[0].exemplars}
         assert told
         assert told <= spans
+        for point in (duration, first):
+            told = {(each.trace_id.hex(), each.span_id.hex()) for each in point.exemplars}
+            assert told
+            assert told <= spans
 
 
 def test_a_collector_that_hangs_is_counted_and_holds_up_neither_requests_nor_the_end() -> None:

@@ -298,16 +298,6 @@ def test_a_round_without_a_thread_to_be_had_is_a_failure_and_the_next_one_is_sen
         assert failures(push) == 1
 
 
-@pytest.mark.parametrize("asked", ["delta", "LowMemory", "cumulative", ""])
-def test_who_asks_for_deltas_is_told_that_there_are_none(
-    asked: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    variables = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": asked}
-    MetricsPush(otel("http://127.0.0.1:1"), snapshot, instance="i", version="1", environ=variables)
-    assert ("cumulative all the same" in caplog.text) == (asked.lower() in ("delta", "lowmemory"))
-
-
 # ---------------------------------------------------------------- cost
 
 

@@ -17,14 +17,16 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from proxy.exporters.otel.traces import EXPORTER, SPANS, servers_of
 from proxy.exporters.otel.view import Server
+from proxy.exporters.otel.wire import Wire, wire_of
 from proxy.exporters.vocabulary import DROPPED
 from proxy.exporters.vocabulary import EXPORTER as EXPORTERS
 from proxy.link import BackendSpec
 from tests.control.facts import table
 from tests.exporters.otel.asked import CLIENT, SERVER, TRACE, chat, ids, plain, refused
-from tests.exporters.otel.sending import make
+from tests.exporters.otel.sending import make, of
 from tests.helpers.otlp import Receiver, Span, receiver, spans_in
 from tests.helpers.procs import eventually
+from tests.helpers.settings import bare
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -127,6 +129,28 @@ def test_tls_by_a_ca_of_our_own(tmp_path: Path, told: list[str], monkeypatch: py
         stranger.close(5)
         assert len(collector.spans()) == 2
         assert "cannot be exported" in str(told)
+
+
+def test_the_certificate_of_a_signal_goes_before_that_of_both(tmp_path: Path) -> None:
+    ours, another = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    another.cert_pem.write_to_path(str(tmp_path / "another.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.issue_cert("127.0.0.1").configure_cert(context)
+    with receiver(context) as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "another.pem"),
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": str(tmp_path / "ours.pem"),
+            "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
+            "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "2500",
+        }
+        otel = bare(variables).otel
+        traces = of(otel)
+        traces([chat()])
+        collector.wait_spans(2)
+        traces.close(5)
+    assert wire_of(otel, "metrics", {}) == Wire(collector.url, True, 2.5, {}, str(tmp_path / "another.pem"))
 
 
 def test_backends_are_named_as_configured(collector: Receiver) -> None:
