@@ -38,7 +38,13 @@ class AlertView(Struct, frozen=True, kw_only=True):
     incident: Annotated[str | None, Meta(description="The same in all that is told of one firing.")]
     told: Annotated[int, Meta(description="Messages that said that it fires.")]
     held_by: Annotated[str | None, Meta(description="Not told while that alert fires, which explains it.")]
-    worst: Annotated[list[Worst], Meta(description="Requests that show it, the worst first, by their ids.")]
+    worst: Annotated[
+        list[Worst],
+        Meta(
+            description="Requests that show it, the worst first, by their ids. One that is `in_flight` is "
+            "found at /api/requests once it has ended."
+        ),
+    ]
     url: str | None
     runbook: str
 
