@@ -13,6 +13,7 @@ from proxy.control.guard import Guard
 from proxy.control.record import iso_time
 from proxy.control.schema import answers, reply
 from proxy.exporters.vocabulary import MIRRORED
+from scoring.compare import MOST_DOUBTFUL
 from scoring.compare_pairs import Paired
 
 
@@ -188,6 +189,9 @@ _WHY: Final = {
     "interval": "the interval tells nothing apart yet",
     "no_data": "no two pairs in which both sides have it",
     "no_variance": "all pairs differ alike, which tells nothing of the next one",
+    "unmeasured": f"in over {MOST_DOUBTFUL:.0%} of the pairs one of the two could not be measured",
+    "suspect": f"in over {MOST_DOUBTFUL:.0%} of the pairs one of the two has stalls that were the proxy's",
+    "rejected_by_shadow": f"over {MOST_DOUBTFUL:.0%} of the copies were rejected (4xx), of what was taken here",
 }
 
 

@@ -72,6 +72,7 @@ class Hosts:
             mine = replace(mine, since_unix_ns=theirs.since_unix_ns, by=theirs.by)
             experiment.entry = mine
         more = (theirs.running and not mine.running) or (theirs.final is None and mine.final is not None)
+        more = more or (theirs.final is None and ended_before(mine, theirs))
         if more or self._due(name, shared):
             data = msgspec.msgpack.encode(mine)
             if len(data) <= _ENTRY_BYTES_MAX:
@@ -158,6 +159,14 @@ class Hosts:
 def same(one: Entry, two: Entry) -> bool:
     """Whether they are one experiment: the same terms in the same split."""
     return (one.spec, one.split) == (two.spec, two.split)
+
+
+def ended_before(one: Entry, two: Entry) -> bool:
+    """Whether both have ended, ``one`` of them first; of two ends of one moment one is always the first."""
+    if one.running or two.running:
+        return False
+    ends = [(each.until_unix_ns or 0, each.ended_by or "", each.ended_for or "") for each in (one, two)]
+    return ends[0] < ends[1]
 
 
 def _entry(data: bytes) -> Entry | None:

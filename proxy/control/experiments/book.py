@@ -73,7 +73,7 @@ class Side:
             ttft.append(max(ttft_ns, 0))
         elif settled.as_stream and settled.outcome in _FAILED:
             self.unanswered += 1
-        normalized_ns = settled.normalized_ns
+        normalized_ns = None if is_unmeasured(settled) else settled.normalized_ns
         if normalized_ns is not None:
             normalized.append(max(normalized_ns, 0))
 
@@ -245,17 +245,29 @@ def failed_over(settled: Settled) -> bool:
 def observed(settled: Settled, bucket: int) -> Observed:
     """A request that its own arm served, as the comparison takes it."""
     score = settled.score
+    unmeasured = is_unmeasured(settled)
     return Observed(
         outcome=settled.outcome,
         result=settled.result,
         met=0 if score is None else score.met,
         missed=0 if score is None else score.missed,
         ttft_ns=None if score is None else score.ttft_ns,
-        normalized_ns=settled.normalized_ns,
+        normalized_ns=None if unmeasured else settled.normalized_ns,
         suspect=score is not None and score.suspect > 0,
-        unmeasured=settled.as_stream and settled.unmeasured not in _MEASURED,
+        unmeasured=unmeasured,
         bucket=bucket,
     )
+
+
+def is_unmeasured(settled: Settled) -> bool:
+    """Whether nobody knows when its tokens came.
+
+    So it is where a stream was asked for and the answer came whole, in one piece of JSON: it has no deadlines
+    to miss, and without this an arm that never streams would only be in fewer of the metrics.
+    """
+    if settled.as_stream:
+        return settled.unmeasured not in _MEASURED
+    return settled.facts.stream_asked and settled.outcome is Outcome.COMPLETED
 
 
 def _bucket(settled: Settled, buckets: int) -> int:

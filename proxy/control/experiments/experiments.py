@@ -320,6 +320,8 @@ class Experiments:
             self._mark()
             if entry.state == "aborted":
                 self._send_back(experiment)
+        elif experiment.entry.final is None and agreed.ended_before(entry, experiment.entry):
+            experiment.entry = replace(entry, final=None)  # both ended it at once: the first end counts
         if entry.final is not None and experiment.entry.final != entry.final:
             experiment.finish(entry.final)  # the first to say it is who all show
         self._views = None

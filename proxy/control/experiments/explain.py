@@ -178,6 +178,10 @@ def _counts(sums: ArmSums) -> EpochArm:
 
 
 def _guardrail(experiment: Experiment) -> GuardrailView:
+    entry = experiment.entry
+    if experiment.tripped is None and entry.state == "aborted":  # by another host, or before a restart
+        since = None if entry.until_unix_ns is None else iso_time(entry.until_unix_ns)
+        return GuardrailView("worse", entry.ended_for, since)
     if experiment.tripped is None:
         return GuardrailView("ok")
     what, since_unix_ns = experiment.tripped

@@ -29,6 +29,8 @@ STEPS: Final = (0.1, 0.3, 1.0)
 LONGEST_NS: Final = 600_000_000_000
 #: On its way back so many requests say enough, where ``ejection.requests`` is more.
 _AT_ONCE: Final = 3
+#: A connection that failed longer ago says nothing: whoever has no traffic for a backend tries no more.
+TRIED_NS: Final = 300_000_000_000
 #: Ends of requests that were never connected.
 _UNREACHED: Final = ("connect_failed", "timeout_connect")
 
@@ -179,6 +181,20 @@ class Health:
             for name, each in sorted(self._backends.items())
             if each.down
         ]
+
+    def not_down(self) -> frozenset[str]:
+        """Backends whose pools could not connect, of which that says nothing any more.
+
+        A request got through by a connection that was there, or nobody has tried for ``TRIED_NS``.
+        """
+        recently_ns = self.unix_ns() - TRIED_NS
+        return frozenset(
+            name
+            for name, each in self._backends.items()
+            if each.pool is not None
+            and not each.pool.up
+            and not (each.down and each.tried_unix_ns >= recently_ns)
+        )
 
     def ejected(self) -> dict[str, bool]:
         """Of the backends of splits: whether it has not all of its weight."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeVar
 
 from proxy.control.experiments.book import observed
 from proxy.control.settle import Settled
-from scoring.compare import Plan
+from scoring.compare import MOST_DOUBTFUL, Plan, Verdict
 from scoring.compare_pairs import Paired, PairSums, compare_pairs
 from scoring.compare_sums import Observed
 from scoring.outcome import Outcome
@@ -33,6 +33,10 @@ _KEYS_MOST: Final = 128
 LAST: Final = 20
 #: Intervals are tightest at this many pairs.
 PLAN: Final = Plan(requests=1000)
+
+#: Pairs that are left out for one of these are the hard ones, or one side's own: past ``MOST_DOUBTFUL`` of
+#: them what is left tells of other requests than those that were sent.
+DOUBTS: Final = ("unmeasured", "suspect", "rejected_by_shadow")
 
 _TIMEOUTS: Final = frozenset({"timeout_connect", "timeout_first_byte", "timeout_idle"})
 
@@ -74,8 +78,27 @@ class PairBook:
     last: deque[PairSeen] = field(default_factory=lambda: deque(maxlen=LAST))
 
     def compare(self) -> dict[str, Paired]:
-        """The verdicts of now, by metric."""
-        return compare_pairs(self.sums, PLAN)
+        """The verdicts of now, by metric: none where too many pairs are left out."""
+        found, doubts = compare_pairs(self.sums, PLAN), self.doubts()
+        if not doubts:
+            return found
+        return {
+            name: replace(
+                one,
+                verdict=Verdict.UNDECIDED,
+                reasons=(*doubts, *(reason for reason in one.reasons if reason != "interval")),
+                more_pairs=None,
+            )
+            for name, one in found.items()
+        }
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why no verdict is to be had, of ``DOUBTS``."""
+        return tuple(
+            reason
+            for reason in DOUBTS
+            if self.excluded[reason] > MOST_DOUBTFUL * (self.excluded[reason] + self.sums.pairs)
+        )
 
 
 @dataclass(slots=True)

@@ -23,7 +23,19 @@ from proxy.control.core import Controller
 from proxy.control.experiments.experiments import Experiments
 from proxy.control.experiments.spec import ExperimentSpec
 from proxy.control.experiments.weights import Weights
-from proxy.link import Assigned, Assignment, BackendNow, Facts, GroupNow, Match, RouteSpec, SplitSpec, Table
+from proxy.link import (
+    Assigned,
+    Assignment,
+    BackendNow,
+    Facts,
+    GroupNow,
+    Match,
+    RouteSpec,
+    SplitSpec,
+    Stream,
+    Table,
+    Usage,
+)
 from proxy.relay.sticky import Assignments, Split
 from tests.control.facts import DEFAULT, UNIX, S, at, facts, streamed
 from tests.control.test_workers import beat, hello
@@ -48,13 +60,15 @@ def spec(name: str = "exp", **fields: Any) -> ExperimentSpec:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request.  ``lost``: its facts never arrive; ``elsewhere``: another backend stood in."""
+    """What came of a request.  ``lost``: its facts never arrive; ``elsewhere``: another backend stood in;
+    ``whole``: one body of JSON where a stream was asked for."""
 
     good: bool = True
     ttft_ms: int = 50
     failed: bool = False
     lost: bool = False
     elsewhere: str | None = None
+    whole: bool = False
 
 
 Behave = Callable[[str, Random], Answer]
@@ -142,6 +156,9 @@ def facts_of(answer: Answer, assignment: Assignment, seq: int, now_unix_ns: int)
     if answer.failed:
         return facts(end="no_response", status=502, stream_asked=True, **given)
     ttft = answer.ttft_ms
+    if answer.whole:
+        counted = Stream("openai.chat", usage=Usage(prompt=12, output=3))
+        return facts(ttft, stream_asked=True, stream=counted, **given)
     last = ttft + (40 if answer.good else 400)
     return streamed(at(ttft), at(ttft + 20), at(last), end_ms=last + 1, **given)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -332,3 +333,22 @@ def test_what_may_explain_a_difference_stands_beside_it() -> None:
     assert host.experiments.stats()[CONTROL].backend == "control"
     assert host.experiments.stats()[CONTROL].share == 0.5
     assert host.experiments.stats()[CANDIDATE].requests == view.candidate.assigned
+
+
+def test_an_arm_that_answers_what_asked_for_a_stream_in_one_piece_is_in_no_verdict() -> None:
+    """It has no deadlines to miss: without a doubt it would only drop out of what it does badly."""
+    host = Lab().host()
+    host.experiments.start(spec(), "ann")
+    for _ in range(8):
+        host.serve(200, lambda arm, random: replace(well(arm, random), whole=arm == "candidate"))
+        host.rest()
+        host.second()
+    view = seen(host)
+    assert {metric.verdict for metric in view.metrics} == {"undecided"}
+    for metric in view.metrics:
+        assert {"unmeasured:share", "unmeasured:differs"} <= {reason.code for reason in metric.reasons}
+    time_per_token = next(metric for metric in view.metrics if metric.metric == "normalized_latency")
+    assert time_per_token.effect is None, "an answer in one piece has no time per token to be compared"
+    assert [each.value_s for each in view.candidate.normalized_latency] == [None] * 3
+    assert "could not be measured" in view.headline
+    assert view.guardrail.state == "ok"

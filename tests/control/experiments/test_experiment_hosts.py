@@ -334,3 +334,48 @@ def test_what_a_fleet_counted_is_read_in_small_steps_each_of_them_whole() -> Non
         assert sum(view.assigned for view in (seen(late).control, seen(late).candidate)) == heard
     assert len({assigned for assigned, _ in turns}) >= len(hosts), "host by host"
     assert seen(late).hosts == len(hosts) + 1
+
+
+def test_of_two_ends_at_once_the_first_is_everybodys() -> None:
+    """Both trip, or are stopped, before either hears of the other; who writes last must not decide."""
+    lab = Lab()
+    hosts = [lab.host(name) for name in ("one", "two")]
+    hosts[0].experiments.start(spec(), "ann")
+    for host in hosts:
+        host.sync()
+    read_before = asyncio.run(hosts[1].experiments._hosts.entries(hosts[1].shared))
+    hosts[0].experiments.stop("exp", "ann", "the first")
+    lab.now_ns += S
+    hosts[1].experiments.stop("exp", "bob", "the second")
+    hosts[0].sync()
+    known = hosts[1].experiments._known["exp"]
+    asyncio.run(hosts[1].experiments._hosts.agree(hosts[1].shared, known, read_before))  # written over it
+    for host in (*hosts, *hosts):
+        host.sync()
+        lab.now_ns += S
+    late = lab.host("late")
+    late.sync()
+    ends = {(seen(host).until, seen(host).ended_by, seen(host).ended_for) for host in (*hosts, late)}
+    assert {end[1:] for end in ends} == {("ann", "the first")}
+    assert len(ends) == 1
+
+
+def test_an_abort_is_no_ok_of_the_guardrail_on_whoever_only_heard_of_it() -> None:
+    lab = Lab(split(control=60, candidate=40))
+    one, two = lab.host("one"), lab.host("two")
+    one.experiments.start(spec(abort=True), "ann")
+    for host in (one, two):
+        host.sync()
+    for _ in range(12):
+        one.serve(100, breaking(one))
+        one.second()
+    for host in (one, two):
+        host.sync()
+    said = seen(one).guardrail
+    assert (said.state, seen(one).state) == ("worse", "aborted")
+    again = one.restarted()
+    again.sync()
+    for host in (two, again):
+        view = seen(host)
+        assert (view.state, view.guardrail.state, view.guardrail.what) == ("aborted", "worse", said.what)
+        assert view.guardrail.since == view.until

@@ -395,3 +395,20 @@ def test_who_answers_by_a_connection_that_was_there_is_not_down() -> None:
         facts(backend="a", assignment=assigned("b", "tls_failed"), received_unix_ns=watch.host.clock())
     )
     assert watch.health.down() == [Down("b", since, watch.host.clock())], "another one stood in"
+
+
+def test_what_a_failed_connection_says_is_forgotten_after_five_minutes() -> None:
+    watch = Watch()
+    watch.pools = [BackendStats("a", True, 1, 2, 3, 1), BackendStats("b", False, 1, 2, 3, 1)]
+    watch.second()
+    assert watch.health.not_down() == frozenset()
+    watch.pass_s(300)
+    assert watch.health.not_down() == frozenset(), "five minutes are not over"
+    watch.pass_s(1)
+    assert watch.health.not_down() == {"b"}
+    gone = facts(backend="b", status=502, end="connect_failed", received_unix_ns=watch.host.clock())
+    watch.tell(gone)
+    assert watch.health.not_down() == frozenset()
+    watch.pass_s(1)
+    watch.tell(watch.request("b", 200))
+    assert watch.health.not_down() == {"b"}, "it answered by a connection that was there"

@@ -232,8 +232,38 @@ def test_every_copy_that_was_drawn_is_counted_once() -> None:
     [((200, 404), "rejected_by_shadow"), ((400, 400), "rejected"), ((400, 200), "rejected")],
 )
 def test_what_was_rejected_is_in_no_metric_and_is_counted(status: tuple[int, int], reason: str) -> None:
-    plain = [facts(status=each, stream_asked=True) for each in status]
+    plain = [streamed(*GOOD) if each == 200 else facts(status=each, stream_asked=True) for each in status]
     one = msgspec.structs.replace(plain[0], id="a", copied="next", backend="stable")
     two = msgspec.structs.replace(plain[1], id="copy-a", mirror_of="a", backend="next")
     book = compared(one, two)
     assert (book.sums.pairs, book.excluded) == (0, {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"streamed": False, "stream": None}, "unmeasured"),  # one body of JSON where a stream was asked for
+        (LATE, "suspect"),
+        ({"status": 404, "streamed": False, "stream": None}, "rejected_by_shadow"),
+    ],
+)
+@pytest.mark.parametrize(("left_out", "doubted"), [(2, False), (4, True)])
+def test_too_many_pairs_that_are_left_out_leave_no_verdict(
+    fields: dict[str, Any], reason: str, left_out: int, doubted: bool
+) -> None:
+    """The shadow is 300 ms slower in each of 300 pairs, of 50 stretches of time."""
+    clock = Clock()
+    pairs = Pairs(clock)
+    for number in range(300):
+        clock.now_ns = number * BLOCK_NS // 6
+        told(pairs, request(str(number), at(40 + number % 7), at(90)), copy(str(number), at(340), at(400)))
+    for number in range(left_out):
+        odd = [at(40), at(500)] if reason == "suspect" else GOOD
+        told(pairs, request(f"x{number}"), copy(f"x{number}", *odd, **fields))
+    (book,) = pairs.books.values()
+    found = book.compare()
+    assert book.excluded == {reason: left_out}
+    assert found["ttft"].effect == pytest.approx(0.3, abs=0.01)
+    verdict, reasons = found["ttft"].verdict, found["ttft"].reasons
+    assert (verdict, reasons) == (("undecided", (reason,)) if doubted else ("worse", ()))
+    assert {one.reasons[:1] == (reason,) for one in found.values()} == {doubted}
