@@ -130,7 +130,8 @@ class Watched:
     """What those who watch the traffic say of themselves; counters since the start.
 
     ``alerts``: how many by (rule, state); ``notified``: by (notifier kind, result); ``mirrored``: by (shadow
-    backend, result); ``ejected``: backends of splits.
+    backend, result); ``ejected``: backends of splits; ``not_down``: backends of which it says
+    nothing any more that the pools could not connect to them.
     """
 
     experiments: tuple[ExperimentStats, ...] = ()
@@ -138,6 +139,7 @@ class Watched:
     notified: Mapping[tuple[str, str], int] = field(default_factory=dict)
     mirrored: Mapping[tuple[str, str], int] = field(default_factory=dict)
     ejected: Mapping[str, bool] = field(default_factory=dict)
+    not_down: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

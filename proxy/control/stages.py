@@ -137,6 +137,7 @@ class Stages:
         return Watched(
             experiments=self._try("experiments", self.experiments.stats, ()),
             ejected=self._try("health", self.health.ejected, {}),
+            not_down=self._try("health", self.health.not_down, frozenset()),
             alerts=self._try("alerts", self.alerts.counts, {}),
             notified=self._try("telling", self.sender.counts, {}),
             mirrored=self._try(

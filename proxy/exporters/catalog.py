@@ -201,7 +201,10 @@ CATALOG: Final[tuple[Metric, ...]] = (
         unit="deadlines",
     ),
     _gauge(
-        "legato_backend_up", "1 while connections to the backend succeed, else 0.", "backend", unit="bool"
+        "legato_backend_up",
+        "0 where no worker could connect to the backend when it last tried, within five minutes; else 1.",
+        "backend",
+        unit="bool",
     ),
     _gauge(
         "legato_backend_connections",

@@ -320,7 +320,9 @@ _SOURCES: Final[Mapping[str, _Source]] = {
     "legato_requests_in_flight": _in_flight(lambda now: now.in_flight),
     "legato_requests_overdue": _in_flight(lambda now: now.overdue),
     "legato_in_flight_missed_deadlines": _in_flight(lambda now: now.missed),
-    "legato_backend_up": lambda _, v: [((clean(b.name),), int(b.up)) for b in v.snapshot.backends],
+    "legato_backend_up": lambda _, v: [
+        ((clean(b.name),), int(b.up or b.name in v.snapshot.watched.not_down)) for b in v.snapshot.backends
+    ],
     "legato_backend_connections": _backend_connections,
     "legato_ttft_target_seconds": _of_slo(lambda slo: slo.ttft_target_s),
     "legato_tbt_target_seconds": _of_slo(lambda slo: slo.tbt_target_s),

@@ -17,7 +17,16 @@ from prometheus_client.openmetrics import parser as om_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Exemplar as om_Exemplar
 
-from proxy.control.snapshot import BackendStats, Drift, Exemplar, Hist, RedisStats, SloStats, Snapshot
+from proxy.control.snapshot import (
+    BackendStats,
+    Drift,
+    Exemplar,
+    Hist,
+    RedisStats,
+    SloStats,
+    Snapshot,
+    Watched,
+)
 from proxy.exporters import vocabulary
 from proxy.exporters.catalog import CATALOG, GROUP_LIMIT
 from proxy.exporters.prometheus import LABEL_LIMIT, OPENMETRICS, TEXT, render
@@ -129,6 +138,8 @@ def test_backends_slos_and_the_proxy_itself() -> None:
     )
     assert value(picture, "legato_backend_up", backend="stable") == 1
     assert value(picture, "legato_backend_up", backend="canary") == 0
+    forgotten = replace(picture, watched=Watched(not_down=frozenset({"canary"})))
+    assert value(forgotten, "legato_backend_up", backend="canary") == 1
     states = [value(picture, "legato_backend_connections", backend="stable", state=s) for s in
               ("active", "idle", "connecting")]  # fmt: skip
     assert states == [4, 3, 2]

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from proxy.control.alerts.judge import Verdict
 from proxy.control.alerts.rules import DOWN, EXPERIMENT, PROXY, SEVERITY, Rules
 from proxy.control.core import Controller
+from proxy.control.experiments.health import TRIED_NS
 from proxy.control.prefills import Pair, Prefills
 from proxy.control.settle import NONE
 from proxy.control.snapshot import Snapshot
@@ -23,8 +24,6 @@ _S: Final = 1_000_000_000
 #: Gaps of so long are compared with frozen ones; a fresh look each 30 s, since it reads many slots.
 _FIVE_MINUTES_NS: Final = 300 * _S
 LOOK_NS: Final = 30 * _S
-#: That a backend could not be reached is known for so long; later nobody knows.
-TRIED_NS: Final = 300 * _S
 #: Loop lag, share of streams that are not measured, and how long an exporter or Redis may be in trouble.
 LAG_S: Final = 0.05
 UNMEASURED: Final = 0.05
