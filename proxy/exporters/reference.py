@@ -37,7 +37,8 @@ Each host exports its own numbers, its data processes merged; sums over a fleet 
 - Where traces are exported, OpenMetrics shows exemplars: behind each bucket of `legato_ttft_seconds`,
   `legato_tbt_seconds` (a request's longest gap), `legato_longest_gap_seconds`,
   `legato_request_duration_seconds` and `legato_fluidity_ratio` the latest request in it whose trace was
-  kept, by `trace_id` and `span_id`.  (Prometheus keeps them with `--enable-feature=exemplar-storage`.)
+  kept, by `trace_id` and `span_id`, but for `otel.exemplars: off`.  (Prometheus keeps them with
+  `--enable-feature=exemplar-storage`.)
 - The same metrics go out over OTLP where `otel` is configured, under the names below.
 """
 
@@ -59,7 +60,8 @@ client of the engine; what is measured is Legato's call of it.  Attributes: `gen
 (the backend's as configured); on the duration `error.type` (at most {ERROR_LIMIT} values, then `_OTHER`), on
 the tokens `gen_ai.token.type` (`input`, `output`).  At most {SET_LIMIT} sets of them.  The two of chunks are
 for streams alone (of a stream that was thinned, between the arrivals that were kept); tokens are those that
-the server reported, never an estimate.
+the server reported, never an estimate.  `duration` and `time_to_first_chunk` have exemplars, where traces are
+exported.
 """
 
 
