@@ -41,7 +41,7 @@ class Limits(Protocol):
     client_keepalive_s: float
     draining: bool
 
-    def refused(self, client: Client, status: int, code: str) -> None: ...
+    def refuse(self, client: Client, code: str) -> None: ...
 
 
 class Client:

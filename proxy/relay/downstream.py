@@ -338,8 +338,7 @@ class ClientProtocol(HttpToolsProtocol):
             return
         if self.running is not None:
             return  # the answers before it come first; ``answered`` returns here
-        status = client.refuse(code)
-        self.limits.refused(client, status, code)
+        self.limits.refuse(client, code)
 
     def _linger(self) -> None:
         self._discarding = True

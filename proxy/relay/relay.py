@@ -32,7 +32,7 @@ class Relay:
         call = read_call(method, path, client.fields, client.body, asks, routes.keyed)
         arm = routes.choose(call, client.fields, client.peer)
         if arm is None:
-            worker.refused(client, client.refuse("no_backend"), "no_backend")
+            worker.refuse(client, "no_backend")
             return
         recorded = not routes.excluded(path)
         if arm.assignment is not None and recorded:

@@ -156,13 +156,13 @@ class Worker:
         if exchange.tap is not None and exchange.tap.faults:
             self.dropped["tap_faults"] += exchange.tap.faults
 
-    def refused(self, client: Client, status: int, code: str) -> None:
-        """A request that never became an exchange: our own 4xx (or 501)."""
+    def refuse(self, client: Client, code: str) -> None:
+        """Answer a request that never becomes an exchange: our own 4xx (or 501)."""
         if client.gone and not client.started:
             return
-        now_ns = monotonic_ns()
+        self.begun.count()  # before the answer: who has it may know that we are gone a moment later
+        status, now_ns = client.refuse(code), monotonic_ns()
         slo, id = self.table.slos[-1], self.ids.new(client.received_unix_ns)
-        self.begun.count()
         self.link.facts(lambda seq: facts_of_refused(client, seq, id, slo, now_ns, status, code, self.traces))
 
     # ------------------------------------------------------------------ once a second
