@@ -135,9 +135,12 @@ class Host:
         names: bool = True,
         **fields: Any,
     ) -> None:
-        """So many streams are in flight; the worker names those overdue, the first one hangs longest."""
+        """So many streams are in flight; the worker names those overdue, the first one hangs longest.
+
+        They have missed less than those that ``ends(missed=...)``.
+        """
         late = [
-            Waiting(f"{self.name}-hangs-{number}", (50 - number) * S, 500 - number, f"r{number}", "4bf92f35")
+            Waiting(f"{self.name}-hangs-{number}", (50 - number) * S, 9 - number, f"r{number}", "4bf92f35")
             for number in range(min(overdue, 5) if names else 0)
         ]
         group = GroupNow("default", "llama", slo, awaited, overdue, 0, 0, tokens_per_s, awaited, late)

@@ -133,7 +133,7 @@ def test_a_hang_is_told_with_those_that_hang_and_not_with_who_ended_before(late_
     world.run(30, lambda host: host.flies(8, 8))
     notice = only(world.of("stalled", "firing"))
     assert notice.worst == tuple(
-        Worst(f"host0-hangs-{number}", f"r{number}", "4bf92f35", "in_flight", 500 - number, None)
+        Worst(f"host0-hangs-{number}", f"r{number}", "4bf92f35", "in_flight", 9 - number, None)
         for number in range(5)
     )
     world.run(120, lambda host: host.flies(8, 0, 300.0))
@@ -286,6 +286,8 @@ def test_where_the_duration_alone_is_promised_late_tokens_are_no_spike(slo: SloS
     tally = host.alerts.own.tally(GroupKey("default", "llama", "batch"), host.alerts.own.head - 1)
     assert (tally.judged, tally.missed, tally.counted, tally.bad) == (20, 20, 20, 0), "late, and good"
     assert {told.message.rule for told in world.told} == rules
+    shown = {stats.name: stats.unwatched for stats in host.controller.snapshot().slos}
+    assert shown == {"batch": {"spike"} - rules, "default": set()}
     assert {verdict.rule for verdict in host.alerts.last.values()} >= {"errors", "stalled", "burn_rate"}
 
 
