@@ -41,12 +41,15 @@ SPREAD_FLOOR: Final = 0.05  # of the curve: a window of half the exactness asked
 FAST: Final = 0.7  # below this share of the slow mode a request counts as fast
 SEPARABLE: Final = 3.0  # spreads: only where the prefill is that large can a hit be told from less waiting
 FAST_SHARE: Final = 0.05  # of the separable requests, and at least 10: two modes
+_FLAT: Final = (
+    0.6  # log of the curve by log of the prompt, end to end: from here up it is a prefill that grows
+)
+_FLATTER: Final = 0.65  # below that it is waiting, if it grows less than so many times what lies beneath it
+_LAYERS: Final = 8  # of waiting that are lifted off, one after the other
 _MISFIT: Final = 8.0  # reward that the quadratic loses in bins where it is off by more than ...
 _MISFIT_MIXED: Final = 20.0  # (where requests below cost nothing, pieces gain more than that by chance alone)
 _OFF: Final = 0.08  # ... this share: then the pieces are the curve
-_DOWN: Final = (
-    0.3  # no step lowers the curve by more than this share anywhere: from above, the slow mode first
-)
+_DOWN: Final = 0.3  # no step lowers the curve by more anywhere: from above, the slow mode first
 _UP: Final = 0.5
 _SNAP: Final = 1e-9  # spreads: rounding, not "below"
 _START_QUANTILE: Final = 0.75
@@ -90,10 +93,33 @@ def half_octave(prompt_tokens: int) -> int:
     return 2 * octave + (prompt_tokens * prompt_tokens >= 1 << (2 * octave + 1))
 
 
-def fit(prompts: Ints, bins: Ints, ttfts: Ints) -> Fit:
-    """The curve under (prompt tokens >= 1, its half-octave bin, TTFT > 0 in ns); at least one request."""
-    x, y = prompts.astype(np.float64), ttfts.astype(np.float64)
-    cloud = _Cloud(x, bins, y)
+def fit(prompts: Ints, bins: Ints, ttfts: Ints, layers: int = _LAYERS) -> Fit:
+    """The curve under (prompt tokens >= 1, its half-octave bin, TTFT > 0 in ns); at least one request.
+
+    A queue may hold so many requests that the slow "mode" is theirs.  It tells by its shape: hits are a part
+    of what their prompts cost, so the slow mode grows with the prompt as the fast one does; a queue keeps
+    short prompts waiting as long as long ones.  Then the curve is that of the requests beneath.
+    """
+    found = _laid(_Cloud(prompts.astype(np.float64), bins, ttfts.astype(np.float64)))
+    beneath = ttfts < FAST * np.interp(prompts, found.knots, found.levels)
+    count, rise = int(beneath.sum()), _rise(found, found.knots[0], found.knots[-1])
+    few = count < max(2 * MIN_PER_BIN, FAST_SHARE * len(prompts))
+    if few or not layers or rise >= _FLAT * np.log(found.knots[-1] / found.knots[0]):
+        return found
+    under = fit(prompts[beneath], bins[beneath], ttfts[beneath], layers - 1)
+    ends = under.knots[0], under.knots[-1]
+    return under if _rise(found, *ends) < _FLATTER * _rise(under, *ends) else found
+
+
+def _rise(found: Fit, low: float, high: float) -> float:
+    """How much a curve grows from one prompt length to another: the log of the ratio."""
+    from_ns, to_ns = np.interp((low, high), found.knots, found.levels).tolist()
+    return float(np.log(max(to_ns, 1.0) / max(from_ns, 1.0)))
+
+
+def _laid(cloud: _Cloud) -> Fit:
+    """The curve of one cloud: on the slow mode where there are two."""
+    y = cloud.y
     ramps, steps = cloud.ramps()
     directions = _ramp_directions(len(steps))
     for floor, sweeps in ((0.3, 2), (0.1, 2), (SPREAD_FLOOR, 4)):  # a narrow window sees only what it is upon
@@ -101,7 +127,23 @@ def fit(prompts: Ints, bins: Ints, ttfts: Ints) -> Fit:
         steps = _climb(ramps, y, spread, steps, directions, _MIXED, sweeps=sweeps)
     level = steps @ ramps
     spread = cloud.spread(level)
-    bimodal, share = _two_modes(y, level, spread)
+    separable = level >= SEPARABLE * spread
+    bimodal, share = _two_modes(y[separable], level[separable])
+    found = _finished(cloud, (ramps, steps), spread, bimodal, share)
+    if bimodal:  # the pieces may have been too high in the very bins that told: all together know better
+        level = np.interp(cloud.x, found.knots, found.levels)
+        bimodal, share = _two_modes(y[separable], level[separable])
+        if not bimodal:
+            found = _finished(cloud, (ramps, steps), spread, bimodal, share)
+    return found
+
+
+def _finished(
+    cloud: _Cloud, pieces: tuple[Floats, Floats], spread: Floats, bimodal: bool, share: float | None
+) -> Fit:
+    """The quadratic, or the pieces (``ramps`` and ``steps``, as they are so far) where it does not fit."""
+    (ramps, steps), x, y = pieces, cloud.x, cloud.y
+    directions = _ramp_directions(len(steps))
     reward = _MIXED if bimodal else _PLAIN
     if not bimodal:
         steps = _climb(ramps, y, spread, steps, directions, reward, sweeps=8)
@@ -167,14 +209,12 @@ class _Cloud:
         return total
 
 
-def _two_modes(y: Floats, level: Floats, spread: Floats) -> tuple[bool, float | None]:
-    """Whether many requests took far less than the slow mode where waiting cannot explain it."""
-    separable = level >= SEPARABLE * spread
-    among = int(separable.sum())
-    if not among:
+def _two_modes(y: Floats, level: Floats) -> tuple[bool, float | None]:
+    """Whether many requests took far less than the slow mode, of those where waiting cannot explain it."""
+    if not len(y):
         return False, None
-    fast = int((separable & (y < FAST * level)).sum())
-    return fast >= max(10, FAST_SHARE * among), fast / among
+    fast = int((y < FAST * level).sum())
+    return fast >= max(10, FAST_SHARE * len(y)), fast / len(y)
 
 
 def _powers(x: Floats) -> Floats:
