@@ -37,7 +37,7 @@ def test_a_hang_on_one_host_is_told_by_another_with_those_that_hang() -> None:
 
     def each(host: Host) -> None:
         here, hangs = host.name == "host0", world.now_s > 120
-        host.ends(missed=int(not here and world.now_s == 150))
+        host.ends(missed=int(not here and world.now_s == 125))
         host.flies(8 * here, 8 * (here and hangs), 0.0 if hangs else 80.0)
 
     world.run(170, each)
