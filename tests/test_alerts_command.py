@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from proxy.commands import screen
 from proxy.commands.alerts import register
 from proxy.control.settle import Settled
 from proxy.control.timeline import trace_line
@@ -55,6 +58,16 @@ def test_what_fires_is_listed_with_its_worst_request_and_who_is_told() -> None:
     assert "missed a deadline in the last minute" in found.stdout
     assert "host0-missed-" in found.stdout
     assert "nobody is told: alerts.notify of the configuration is empty" in found.stdout
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_has_room_for_what_it_is(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(screen, "console", lambda _: Console(width=width, highlight=False))
+    with admin(burning()) as url:
+        lines = run("list", "--admin", url).stdout.splitlines()
+    assert lines[1].startswith("firing  rule spike  since ")
+    assert " missed a deadline in " in " ".join(lines[2:4])
+    assert any(line.startswith("  worst request: host0-missed-") for line in lines)
 
 
 def test_json_is_the_answer_of_the_api() -> None:
@@ -166,6 +179,21 @@ def test_the_table_says_what_when_for_how_long_and_what_is_not_seen(tmp_path: Pa
     assert "stalled" in found.stdout
     assert "would have fired" in found.stdout
     assert "not seen: requests that were not streamed" in found.stdout
+
+
+@pytest.mark.parametrize(("last_s", "length"), [(20, "1 min 10 s"), (400, "6 min 50 s")])
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_how_long_is_told_in_words_and_the_sentence_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, last_s: float, length: str
+) -> None:
+    narrow = partial(Console, width=width, highlight=False, emoji=False, markup=False)
+    monkeypatch.setattr(screen, "console", lambda piped, *, stderr=False: narrow(stderr=stderr))
+    lines = [hung(number, 3.0, 60) for number in range(8)] + [hung(99, last_s, 3)]
+    told = run("backtest", written(tmp_path / "t.jsonl", lines)).stdout
+    assert f"3 of them as a page in {length}: " in told or f"2 of them as a page in {length}: " in told
+    assert "1 min 40 s" in told
+    assert "past the trace's end" in told  # what fired late in it is nowhere seen to be over
+    assert "(SLO chat) are overdue, none had" in told  # not a word a line
 
 
 @pytest.mark.parametrize(("objective", "fires"), [("99%", True), ("50%", False)])

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,9 +15,22 @@ from typing import Any
 import httpx
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from proxy.commands.morning import counted, findings, markdown, number, plain, sections, share, time, worst_of
+from proxy.commands import screen
+from proxy.commands.morning import (
+    counted,
+    findings,
+    lasting,
+    markdown,
+    number,
+    plain,
+    sections,
+    share,
+    time,
+    worst_of,
+)
 from proxy.commands.report import register
 from proxy.control.core import Controller
 from proxy.link import BackendNow, FactsBatch
@@ -77,6 +91,30 @@ def test_a_table_says_first_what_needs_attention(url: str) -> None:
     assert order == sorted(order)
     assert "Are we blind?" in lines
     assert told.output.index("slow") < told.output.index("late  ")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_loses_no_name_and_no_figure(
+    url: str, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    narrow = partial(Console, width=width, highlight=False, emoji=False, markup=False)
+    monkeypatch.setattr(screen, "console", lambda piped: narrow())
+    lines = run("--admin", url).output.splitlines()
+    tables = lines[lines.index("Promises") + 3 :]
+    assert max(map(len, tables)) <= max(width, len("  deadlines taken out of the scores:") + 60)
+    text = "\n".join(tables)
+    for shown in (
+        "default",
+        "llama",
+        "x|y",
+        "83.33%",
+        "99.00%",
+        "0.5263",
+        "1.85 s late at 90 ms",
+        "completed",
+    ):
+        assert shown in text
+    assert ("backend / model / slo" in lines) == (width == 80)  # names on a line of their own
 
 
 def test_markdown_holds_the_same_and_escapes_names(url: str) -> None:
@@ -229,8 +267,11 @@ def test_worst_leaves_out_what_ended_before_and_what_missed_nothing() -> None:
 
 
 def test_figures() -> None:
-    assert [time(value) for value in (None, 0, 2e-6, 0.0123, 1.5, 119.0, 3_700)] == [
-        "-", "0 s", "2 us", "12.3 ms", "1.5 s", "119 s", "1:01:40",
+    assert [time(value) for value in (None, 0, 2e-6, 0.0123, 1.5, 59.94, 59.96, 3_700)] == [
+        "-", "0 s", "2 us", "12.3 ms", "1.5 s", "59.9 s", "1 min", "1 h 1 min",
+    ]  # fmt: skip
+    assert [lasting(value) for value in (0.4, 81.5, 126, 3_600, 43_199.7, 90_000, 172_800)] == [
+        "0 s", "1 min 22 s", "2 min 6 s", "1 h", "12 h", "1 d 1 h", "2 d",
     ]  # fmt: skip
     assert [share(value) for value in (None, 0, 0.99, 0.99999, 1)] == [
         "-", "0.00%", "99.00%", ">99.99%", "100.00%",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from hypothesis import given, settings
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from proxy import offline
+from proxy.commands import screen
 from proxy.commands.score import register
 from proxy.offline import (
     BadLine,
@@ -360,7 +364,7 @@ def test_a_table_for_each_file_with_the_worst_first(trace: Any) -> None:
     assert result.exit_code == 0
     text = result.stdout
     assert f"{first}: 31 requests, the 20 worst by fluidity" in text
-    assert f"{second}: 1 request\n" in text
+    assert f"{second}: 1 request; judged by each line's own ttft and tbt\n" in text
     assert text.index("bad-one") < text.index("ok-0 ")
     assert "ok-18" in text
     assert "ok-19" not in text
@@ -368,6 +372,81 @@ def test_a_table_for_each_file_with_the_worst_first(trace: Any) -> None:
     assert "\x1b" not in text
     assert "all files: 32 requests" in text
     assert text.count("fluid token rate") == 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_narrow_terminal_loses_no_id_and_no_figure(
+    trace: Any, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    narrow = partial(Console, width=width, highlight=False, emoji=False, markup=False)
+    monkeypatch.setattr(screen, "console", lambda piped, *, stderr=False: narrow(stderr=stderr))
+    name = "01KD8Z9M5C7J8QW3TB9XEXAMPL"  # as Legato's ids are
+    events = [[80 * MS, 1], [130 * MS, 1], [3_800 * MS, 1]]
+    path = trace(line(id=name, events=events, end_ns=4_000 * MS, outcome="timeout"))
+    text = run(path).stdout
+    for shown in (name, "fluidity", "80 ms", "50 ms", "3.67 s", "cut"):
+        assert shown in text
+    assert all(len(told) <= width for told in text.splitlines() if path not in told)
+    assert ("┃" in text) == (width >= 160)  # lines where there is room for them
+
+
+def test_names_are_shown_as_they_are(trace: Any) -> None:
+    """Neither what looks like an emoji nor what looks like markup is one."""
+    path = trace(line(id="a[red]b:100:"), "nonsense", name="l:100:[bold].jsonl")
+    told = run(path)
+    assert f"{path}: 1 request" in told.stdout
+    assert "a[red]b:100:" in told.stdout
+    assert f"{path}:2: not JSON" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "judged", "care"),
+    [
+        ((), "each line's own ttft and tbt", ""),
+        (("--tbt", "30ms"), "tbt 30 ms, each line's own ttft", ""),
+        (("--ttft", "0.1", "--tbt", "0.03", "--target", "80%"), "ttft 100 ms, tbt 30 ms, target 0.8", ""),
+        (("--tbt", "30"), "tbt 30 s, each line's own ttft", "--tbt 30 is 30 seconds; if not: --tbt 30ms"),
+    ],
+)
+def test_the_title_says_by_what_it_was_judged(
+    trace: Any, flags: tuple[str, ...], judged: str, care: str
+) -> None:
+    done = run(trace(line()), *flags)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0].endswith(f"1 request; judged by {judged}")
+    assert (care in done.stderr) if care else done.stderr == ""
+
+
+RECORD = {
+    "schema": 1,
+    "time": "2026-11-22T03:14:07.412Z",
+    "id": "a",
+    "duration_s": 1.2,
+    "outcome": "completed",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "mend"),
+    [
+        (
+            json.dumps(RECORD).encode() + b"\n",
+            "access log: it does not hold arrivals, --trace-log FILE writes",
+        ),
+        (gzip.compress(json.dumps(line()).encode()), "is compressed: zcat {name} | legato score -"),
+        (b"\x28\xb5\x2f\xfd rest", "is compressed: zstdcat {name} | legato score -"),
+    ],
+)
+@pytest.mark.parametrize("piped", [False, True])
+def test_what_is_surely_no_trace_is_said_once(tmp_path: Path, content: bytes, mend: str, piped: bool) -> None:
+    (tmp_path / "f").write_bytes(content * 20)
+    command = [sys.executable, "-m", "proxy.cli", "score", "-" if piped else "f"]
+    with (tmp_path / "f").open("rb") as file:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdin=file, capture_output=True, check=False, timeout=60, text=True
+        )
+    assert done.returncode == 2
+    assert mend.format(name="FILE" if piped else "f") in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_the_reader_may_leave_early(trace: Any) -> None:

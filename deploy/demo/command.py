@@ -81,7 +81,7 @@ def demo(
     from rich.console import Console
 
     _writable({"--picture": picture, "--json": json_file})
-    console = Console()
+    console = Console(emoji=False, markup=False)
     if sweep:
         for given, flag in ((real, "--real"), (ab, "--ab")):
             if given:

@@ -6,15 +6,16 @@ This module imports only what its flags need; what computes is imported when the
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, cast
 
 import typer
 
 from proxy.commands.admin import plain
-from proxy.commands.score import opened, progress
+from proxy.commands.morning import lasting
+from proxy.commands.traces import opened, progress
 from proxy.units import parse_ratio
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def backtest(
     share = _ratio(objective)
     read = None if config is None else _load(config)
     with ExitStack() as stack:
-        streams = [(name, stack.enter_context(opened(name))) for name in files]
+        streams = [(name, stack.enter_context(opened(name, "alerts backtest"))) for name in files]
         with progress(streams, "reading") as (console, advance):
             test, bad = _read(streams, read, console, advance)
     found = _run(test, read, share)
@@ -214,36 +215,31 @@ def _said(test: Backtest, found: list[Alert], bad: int) -> dict[str, Any]:
 
 
 def _print(said: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    from proxy.commands.screen import console as plain_console
+    from proxy.commands.screen import stories
+
+    console = plain_console(160)
     span = f" from {_moment(said['from'])} to {_moment(said['to'])}" if said["requests"] else ""
     console.print(Text(f"{said['requests']} requests{span}"), soft_wrap=True)
-    if said["alerts"]:
-        table = Table()
-        for head in ("fired", "lasted", "severity", "rule"):
-            table.add_column(head, no_wrap=True)
-        table.add_column("what", overflow="fold")
-        table.add_column("worst request", overflow="fold", max_width=36)
-        for alert in said["alerts"]:
-            table.add_row(
-                _moment(alert["fired"]),
-                "to the end" if alert["lasted_s"] is None else _length(alert["lasted_s"]),
-                alert["severity"] if alert["told"] else "held back",
-                alert["rule"],
-                Text(plain(alert["summary"])),
-                Text(plain(alert["worst"][0] if alert["worst"] else "")),
-            )
-        console.print(table)
+    rows = [
+        (
+            [*map(Text, _cells(alert))],
+            plain(alert["summary"]),
+            plain(alert["worst"][0] if alert["worst"] else ""),
+        )
+        for alert in said["alerts"]
+    ]
+    if rows:
+        console.print(stories(("fired", "lasted", "severity", "rule"), rows, console.width))
     totals = said["totals"]
     rules = ", ".join(f"{count} {rule}" for rule, count in totals["by_rule"].items())
     would = f"{totals['alerts']} would have fired, {totals['pages']} of them as a page"
     if held := totals["held_back"]:
         would += f", {held} held back by what explains it"
-    per_day = f" in {totals['days']:.2f} days" if totals["days"] else ""
-    console.print(Text(f"{would}{per_day}{': ' + rules if rules else ''}"), soft_wrap=True)
+    seen = f" in {lasting(_seconds(said))}" if said["requests"] else ""
+    console.print(Text(f"{would}{seen}{': ' + rules if rules else ''}"), soft_wrap=True)
     if said["bad_lines"]:
         console.print(f"bad lines: {said['bad_lines']}")
     for sentence in said["not_seen"]:
@@ -254,6 +250,13 @@ def _moment(text: str) -> str:
     return f"{text[:10]} {text[11:19]}Z"
 
 
-def _length(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _cells(alert: dict[str, Any]) -> tuple[str, ...]:
+    lasted = "past the trace's end" if alert["lasted_s"] is None else lasting(alert["lasted_s"])
+    severity = alert["severity"] if alert["told"] else "held back"
+    return _moment(alert["fired"]), lasted, severity, alert["rule"]
+
+
+def _seconds(said: dict[str, Any]) -> float:
+    """How long the trace is."""
+    first, last = (datetime.fromisoformat(said[end]) for end in ("from", "to"))
+    return (last - first).total_seconds()

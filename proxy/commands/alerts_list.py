@@ -6,7 +6,6 @@ This module imports only what its flags need; what draws is imported when the co
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -23,9 +22,7 @@ from proxy.commands.admin import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.table import Table
+    from rich.text import Text
 
 #: Of what was, so many without --all.
 _SHOWN: Final = 10
@@ -71,10 +68,12 @@ def register(alerts: typer.Typer) -> None:
 
 
 def _print(answer: Any, all_: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    from proxy.commands.screen import console as plain_console
+    from proxy.commands.screen import stories
+
+    console = plain_console(160)
     firing, pending, history = answer["firing"], answer["pending"], answer["history"]
     who = "this host tells" if answer["sends"] else "another host tells"
     whose = "the traffic of all hosts" if answer["scope"] == "fleet" else "this host's traffic"
@@ -85,7 +84,7 @@ def _print(answer: Any, all_: bool) -> None:
     shown = was if all_ else was[:_SHOWN]
     rows = [*firing, *pending, *shown]
     if rows:
-        console.print(_table(rows))
+        console.print(stories(("state", "rule", "since", "told"), [*map(_row, rows)], console.width))
     if len(was) > len(shown):
         console.print(f"and {len(was) - len(shown)} before them: --all")
     for notifier in answer["notifiers"]:
@@ -94,27 +93,20 @@ def _print(answer: Any, all_: bool) -> None:
         console.print("nobody is told: alerts.notify of the configuration is empty")
 
 
-def _table(alerts: Iterable[Any]) -> Table:
-    from rich.table import Table
+def _row(alert: Any) -> tuple[list[Text], str, str]:
+    """Its short cells, what it says, and the worst request's id."""
     from rich.text import Text
 
-    table = Table()
-    for head in ("state", "rule", "since", "told"):
-        table.add_column(head, no_wrap=True)
-    table.add_column("what", overflow="fold")
-    table.add_column("worst request", overflow="fold", max_width=36)
-    for alert in alerts:
-        held = f"\nheld back: {alert['held_by']} explains it" if alert["held_by"] else ""
-        worst = alert["worst"][0]["id"] if alert["worst"] else ""
-        table.add_row(
-            Text(alert["state"], style=_STYLES.get(alert["state"], "")),
-            alert["rule"],
-            _moment(alert["since"]) + (f"\n-> {_moment(alert['resolved'])}" if alert["resolved"] else ""),
-            str(alert["told"]),
-            Text(plain(alert["summary"] + held)),
-            Text(plain(worst)),
-        )
-    return table
+    held = f"\nheld back: {alert['held_by']} explains it" if alert["held_by"] else ""
+    resolved = f"\n-> {_moment(alert['resolved'])}" if alert["resolved"] else ""
+    cells = [
+        Text(alert["state"], style=_STYLES.get(alert["state"], "")),
+        Text(alert["rule"]),
+        Text(_moment(alert["since"]) + resolved),
+        Text(str(alert["told"])),
+    ]
+    worst = alert["worst"][0]["id"] if alert["worst"] else ""
+    return cells, plain(alert["summary"] + held), plain(worst)
 
 
 def _notifier(state: Any) -> str:

@@ -257,9 +257,9 @@ def _lines(listener: Admin, asked: _Question, page: Page, fail_on: FailOn | None
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from proxy.commands.screen import console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    return console(120)
 
 
 def drawn(page: Page, trouble: str = "") -> Group:

@@ -31,6 +31,7 @@ _OUT: Final = "curves.yaml"
 #: All curves may have to be fitted first, each takes a moment.
 _WAIT_S: Final = 30.0
 _NOT_WRITTEN, _WRONG = 1, 2
+_COLUMNS: Final = ("backend", "model", "prompt tokens", "TTFT", "requests", "TBT p50", "p99", "shape")
 
 _EXAMPLES: Final = """[bold]Examples[/bold]
 
@@ -153,15 +154,15 @@ def _write(out: str, curves: list[FrozenCurve]) -> None:
 
 
 def _show(out: str, curves: list[FrozenCurve], reasons: list[str]) -> None:
-    import sys
+    from rich.text import Text
 
-    from rich.console import Console
-    from rich.table import Table
+    from proxy.commands.screen import console as plain_console
+    from proxy.commands.screen import fitted
 
-    table = Table("backend", "model", "prompt tokens", "TTFT", "requests", "TBT p50", "p99", "shape")
+    rows = []
     for each in curves:
         low, high = each.curve.observed
-        table.add_row(
+        cells = (
             plain(each.backend),
             plain(each.model) or "(none named)",
             f"{low} to {high}",
@@ -171,8 +172,9 @@ def _show(out: str, curves: list[FrozenCurve], reasons: list[str]) -> None:
             _time(each.tbt_p99_s),
             "quadratic" if each.curve.quadratic else "pieces",
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table, markup=False)
+        rows.append([*map(Text, cells)])
+    console = plain_console(160)
+    console.print(fitted(_COLUMNS, rows, 2, console.width))
     for reason in reasons:
         typer.echo(f"left out: {plain(reason)}")
     for each in curves:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 Json = Mapping[str, Any]
@@ -263,11 +264,21 @@ def time(seconds: float | None) -> str:
     """A duration in three digits and its unit."""
     if seconds is None:
         return "-"
-    if seconds >= 120:
-        return str(timedelta(seconds=round(seconds)))
+    if seconds >= 59.95:
+        return lasting(seconds)
     if seconds >= 1 or not seconds:
         return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+
+
+def lasting(seconds: float) -> str:
+    """A stretch of time in its two largest units: ``2 min 10 s``, ``3 h``, ``1 d 4 h``."""
+    whole = round(seconds)
+    for (unit, size), (small, part) in pairwise((("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            return f"{count} {unit}" + (f" {rest // part} {small}" if rest >= part else "")
+    return f"{whole} s"
 
 
 def plain(text: str) -> str:

@@ -103,27 +103,18 @@ def _print(base: str, summary: Any, records: Any, form: str) -> None:
 
 
 def _print_tables(title: str, parts: list[Section], alarming: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from proxy.commands.morning import plain
+    from proxy.commands.screen import console, fitted
 
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    out = console(160)
     out.print(Text(plain(title), style="bold"), soft_wrap=True)
     for index, part in enumerate(parts):
         out.print()
         out.print(Text(part.title, style="bold red" if index == 0 and alarming else "bold"))
         for note in part.notes:
             out.print(Text(f"  {plain(note)}"), soft_wrap=True)
-        if not part.rows:
-            continue
-        table = Table()
-        for place, name in enumerate(part.columns):
-            if place < part.names:
-                table.add_column(name, overflow="fold", max_width=36)
-            else:
-                table.add_column(name, justify="right", no_wrap=True)
-        for row in part.rows:
-            table.add_row(*(Text(plain(cell)) for cell in row))
-        out.print(table)
+        if part.rows:
+            rows = [[Text(plain(cell)) for cell in row] for row in part.rows]
+            out.print(fitted(part.columns, rows, part.names, out.width))

@@ -6,24 +6,42 @@ This module imports only what its flags need; what computes is imported when the
 from __future__ import annotations
 
 import heapq
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from proxy.commands.traces import opened, progress
 from proxy.units import parse_ratio, parse_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from proxy.offline import BadLine, Overrides, Scored, Summary
 
-_LARGE = 8 * 1024 * 1024  # bytes; from here on a progress bar is shown
 _WORST = 20  # rows of a table
 _NAMED = 1000  # bad lines of a file that are named one by one
+#: Written without a unit: seconds, as promised, though seldom meant where there is no fraction.
+_WHOLE = re.compile("[1-9][0-9]*", re.ASCII)
+
+_COLUMNS = (
+    "id",
+    "fluidity",
+    "on time",
+    "met",
+    "missed",
+    "stalls",
+    "ttft",
+    "tbt p50",
+    "p99",
+    "max",
+    "least tbt",
+    "end",
+)
 
 _EXAMPLES = """[bold]Examples[/bold]
 
@@ -63,6 +81,9 @@ def score(
     overrides = Overrides(
         _duration("--ttft", ttft, least=0), _duration("--tbt", tbt, least=1), _ratio("--target", target)
     )
+    for flag, text in (("--ttft", ttft), ("--tbt", tbt)):
+        if text is not None and _WHOLE.fullmatch(text.strip()):
+            typer.echo(f"legato: {flag} {text} is {text} seconds; if not: {flag} {text}ms", err=True)
     with ExitStack() as stack:
         streams = [(name, stack.enter_context(opened(name))) for name in files]
         bad = _run(streams, overrides, as_json)
@@ -98,21 +119,6 @@ def _ratio(flag: str, text: str | None) -> float | None:
         raise typer.BadParameter(str(error), param_hint=flag) from error
 
 
-@contextmanager
-def opened(name: str) -> Iterator[BinaryIO]:
-    """The file, or exit status 2 with the reason: every file is opened before any is scored."""
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = open(name, "rb")  # noqa: SIM115
-    except OSError as error:
-        mend = "give files that --trace-log wrote, or - for standard input"
-        raise typer.BadParameter(f"{name}: {error.strerror or error}; {mend}", param_hint="FILE") from error
-    with stream:
-        yield stream
-
-
 # ---------------------------------------------------------------- the work
 
 
@@ -127,7 +133,7 @@ def _run(streams: list[tuple[str, BinaryIO]], overrides: Overrides, as_json: boo
             _print_json([run for _, run in runs], total)
         else:
             for name, run in runs:
-                _print_table(name, run)
+                _print_table(name, run, _judged(overrides))
             if len(runs) > 1:
                 _print_total(total)
     return total.bad_lines
@@ -177,35 +183,6 @@ class _Run:
         self._errors.print(_plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def progress(
-    streams: list[tuple[str, BinaryIO]], what: str = "scoring"
-) -> Iterator[tuple[Console, Callable[[int], None]]]:
-    """A console on standard error and what to tell of the bytes read: a bar for large files on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    sizes = [_size(stream) for _, stream in streams]
-    total = sum(size for size in sizes if size is not None)
-    if not console.is_terminal or (total < _LARGE and None not in sizes):
-        yield console, lambda size: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None if None in sizes else total)
-        yield bar.console, lambda size: bar.advance(task, size)
-
-
-def _size(stream: BinaryIO) -> int | None:
-    """Bytes of a regular file; ``None`` for a pipe."""
-    try:
-        return os.fstat(stream.fileno()).st_size if stream.seekable() else None
-    except (OSError, ValueError):
-        return None
-
-
 def _plain(text: str) -> str:
     """Text from a file, fit for a terminal: what cannot be printed becomes a question mark."""
     return "".join(char if char.isprintable() else "?" for char in text)
@@ -234,47 +211,48 @@ def _print_json(runs: list[_Run], total: Summary) -> None:
 # ---------------------------------------------------------------- as tables
 
 
-def _print_table(name: str, run: _Run) -> None:
-    from rich.table import Table
+def _judged(by: Overrides) -> str:
+    """By which deadlines: those that were given, else each line's own."""
+    given = [f"ttft {_time(by.ttft_ns)}"] if by.ttft_ns is not None else []
+    given += [f"tbt {_time(by.tbt_ns)}"] if by.tbt_ns is not None else []
+    given += [f"target {by.target:.4g}"] if by.target is not None else []
+    own = [name for name, value in (("ttft", by.ttft_ns), ("tbt", by.tbt_ns)) if value is None]
+    given += [f"each line's own {' and '.join(own)}"] if own else []
+    return f"judged by {', '.join(given)}"
+
+
+def _print_table(name: str, run: _Run, judged: str) -> None:
     from rich.text import Text
+
+    from proxy.commands.screen import fitted
 
     rows = _worst(run)
     shown = "" if len(rows) == run.summary.requests else f", the {len(rows)} worst by fluidity"
     count = run.summary.requests
-    title = _plain(f"{name}: {count} request{'' if count == 1 else 's'}{shown}")
-    _out().print(Text(title, style="bold"), soft_wrap=True)
-    table = Table()
-    table.add_column("id", overflow="fold", max_width=36)
-    for head in (
-        "fluidity",
-        "on time",
-        "met",
-        "missed",
-        "stalls",
-        "ttft",
-        "tbt p50",
-        "p99",
-        "max",
-        "least tbt",
-    ):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("end")
-    for scored in rows:
-        one = scored.score
-        under = one.fluidity is not None and one.fluidity < scored.target
-        tbt = (None, None, None) if one.tbt is None else (one.tbt.p50_ns, one.tbt.p99_ns, one.tbt.max_ns)
-        table.add_row(
-            Text(_plain(scored.id)),
-            Text(_number(one.fluidity), style="bold red" if under else ""),
-            _number(one.on_time_ratio),
-            str(one.met),
-            str(one.missed),
-            str(one.stall_count),
-            *(_time(ns) for ns in (one.ttft_ns, *tbt, one.least_tbt_ns)),
-            "cut" if one.censored else "",
-        )
-    _out().print(table)
+    title = _plain(f"{name}: {count} request{'' if count == 1 else 's'}{shown}; {judged}")
+    out = _out()
+    out.print(Text(title, style="bold"), soft_wrap=True)
+    if rows:
+        out.print(fitted(_COLUMNS, [_row(scored) for scored in rows], 1, out.width))
     _print_total(run.summary, "")
+
+
+def _row(scored: Scored) -> list[Text]:
+    from rich.text import Text
+
+    one = scored.score
+    under = one.fluidity is not None and one.fluidity < scored.target
+    tbt = (None, None, None) if one.tbt is None else (one.tbt.p50_ns, one.tbt.p99_ns, one.tbt.max_ns)
+    cells = [
+        _number(one.on_time_ratio),
+        str(one.met),
+        str(one.missed),
+        str(one.stall_count),
+        *(_time(ns) for ns in (one.ttft_ns, *tbt, one.least_tbt_ns)),
+        "cut" if one.censored else "",
+    ]
+    fluidity = Text(_number(one.fluidity), style="bold red" if under else "")
+    return [Text(_plain(scored.id)), fluidity, *map(Text, cells)]
 
 
 def _worst(run: _Run) -> list[Scored]:
@@ -311,9 +289,9 @@ def _print_total(summary: Summary, title: str = "all files") -> None:
 
 def _out() -> Console:
     """Standard output; wide enough for the table where no terminal sets the width."""
-    from rich.console import Console
+    from proxy.commands.screen import console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return console(160)
 
 
 def _number(value: float | None) -> str:
