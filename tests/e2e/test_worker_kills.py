@@ -115,10 +115,15 @@ def kill_some(legato: Legato, crowd: Crowd, dice: random.Random) -> list[int]:
 
 
 def _whole(legato: Legato, killed: list[int]) -> bool:
-    """A worker in each place said hello; with that the one before it is given up."""
+    """A worker in each place said hello."""
     workers = legato.workers()
     connected = legato.metrics().value("legato_workers")
     return len(workers) == connected == WORKERS and not set(workers) & set(killed)
+
+
+def _told(legato: Legato) -> float:
+    metrics = legato.metrics()
+    return metrics.value("legato_requests_total") + metrics.value("legato_dropped_total", what="worker_lost")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,8 @@ def scene() -> Iterator[Scene]:
             killed = kill_some(legato, running[0], random.Random(20261122))
             seen = [one for crowd in running for one in crowd.result()]
             eventually(lambda: _whole(legato, killed), 10, "workers in place of all that died", 0.05)
+            begun = sum(one.begun for one in seen)
+            eventually(lambda: _told(legato) >= begun, 10, "all that clients saw begin in the books", 0.05)
             server.scraped(JOB, times=2)
         yield Scene(legato, server, seen, watch, legato.metrics(), len(killed))
 
@@ -167,10 +174,11 @@ def test_sums_are_what_clients_saw_but_for_what_is_counted_lost(scene: Scene) ->
     assert 0 < cut < made / 2
     # Nothing is counted that was not, and nothing twice.
     assert settled.value("legato_requests_total") == completed <= scene.right
-    assert completed + lost <= made
-    # Untold is what ended within the last 50 ms of a worker, or began after its last beat and was cut.
-    assert scene.right - completed <= 4 * scene.killed
-    assert made - completed - lost <= 10 * scene.killed
+    # What is not recorded is counted.  A client that was cut before any answer cannot know whether the worker
+    # had taken its request up: at most so many may be missing from the sum of both.
+    unknown = sum(one.end == "cut" and not one.begun for one in scene.seen)
+    assert made - unknown <= completed + lost <= made
+    assert unknown < cut
     assert scene.dropped("facts") == scene.dropped("settled_by_lost_control") == 0
     # The histograms and verdicts hold the same requests as the counter.
     assert settled.value("legato_slo_requests_total") == completed
