@@ -13,7 +13,9 @@ import typer
 import yaml
 
 from proxy.commands import alerts, compare, experiment, freeze
+from proxy.control.alerts.rules import SEVERITY
 from proxy.control.alerts.words import runbook
+from proxy.control.notify.alertmanager import alert_name
 from proxy.exporters.vocabulary import RULE
 from tests.helpers.promcheck import faults
 from tests.helpers.promql import read
@@ -45,6 +47,25 @@ def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
         assert all(name in text for name in names), (file, names)
         assert f"]({file})" in overview
     assert {(ROOT / runbook(rule)).name for rule in RULE} <= set(pages)
+
+
+def test_the_overview_has_the_severities_of_rules_and_of_legatos_own() -> None:
+    told: dict[str, set[str]] = {}
+    for rule in ALL:
+        told.setdefault(rule["alert"], set()).add(rule["labels"]["severity"])
+    for name, severity in SEVERITY.items():
+        told[alert_name(name)].add(severity)
+    told["LegatoExperiment"].add("page")  # a guardrail: proxy/control/alerts/signals.py
+    shown: dict[str, set[str]] = {}
+    for line in (PAGES / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4:
+            for name in re.findall(r"`(Legato\w+)`", cells[0]):
+                shown.setdefault(name, set()).update(re.findall(r"\b(page|ticket|none)\b", cells[1]))
+    del told["LegatoBurnRateCannotFire"]  # on the page of LegatoBurnRate
+    both = shown["LegatoDown"] & shown["LegatoWatchdog"]  # one line of two
+    assert both == told.pop("LegatoDown") | told.pop("LegatoWatchdog")
+    assert {name: shown[name] for name in told} == told
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
