@@ -170,6 +170,7 @@ class _Excess:
             "hits": hit,
             "usual_share": usual.share,
             "usual_requests": usual.requests,
+            "usual_minutes": usual.blocks,
         }
         if not count:
             return Evaluation(False, False, None, threshold, figures, "no requests in the last minute")
@@ -180,7 +181,12 @@ class _Excess:
         if fires:
             figures["chance"] = self._chance(count, hit, usual)
             fires = figures["chance"] < self.chance
-        reason = f"{hit} of {count} requests of the last minute {self._what()} (usual: {usual.share:.2%})"
+        known = (
+            f"usual: not known yet, {usual.share:.2%} is assumed"
+            if usual.cold
+            else f"usual: {usual.share:.2%}"
+        )
+        reason = f"{hit} of {count} requests of the last minute {self._what()} ({known})"
         clears = share < self.calm * threshold or hit < self.hits
         return Evaluation(fires, clears and not fires, share, threshold, figures, reason)
 

@@ -148,6 +148,9 @@ def test_it_clears_at_half_the_threshold_and_says_its_figures() -> None:
     assert said.evidence["hits"] == 30
     assert said.evidence["chance"] < 1e-8
     assert said.reason == "30 of 300 requests of the last minute failed (usual: 1.00%)"
+    unknown = Errors().evaluate(STEADY, [5] * 6, COLD)
+    assert unknown.reason.endswith("failed (usual: not known yet, 10.00% is assumed)")
+    assert (unknown.evidence["usual_minutes"], said.evidence["usual_minutes"]) == (0, USUAL.blocks)
     assert not Errors().evaluate(STEADY, [2, 1, 2, 1, 2, 1], USUAL).clears  # 3%
     assert Errors().evaluate(STEADY, [1] * 6, USUAL).clears
     nothing = Errors().evaluate([0] * 6, [0] * 6, USUAL)

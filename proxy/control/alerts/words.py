@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from proxy.control.record import iso_time
 from scoring.alarm_rule import Evaluation
+from scoring.alarm_share import BLOCKS_LEAST
 
 RUNBOOKS: Final = "deploy/runbooks"
 
@@ -45,9 +46,11 @@ def _what(rule: str, labels: Mapping[str, str], said: Evaluation) -> str:
     if rule in ("spike", "errors") and "requests" in figures:
         what = "missed a deadline" if rule == "spike" else "failed"
         share, usual = said.value or 0.0, figures.get("usual_share", 0.0)
+        cold = figures.get("usual_minutes", BLOCKS_LEAST) < BLOCKS_LEAST  # too little was seen of the group
+        known = f"usual: not known yet, {usual:.1%} is assumed" if cold else f"usual {usual:.1%}"
         return (
             f"{share:.0%} of {figures['requests']:.0f} requests of {where} {what} in the last minute "
-            f"(usual {usual:.1%})"
+            f"({known})"
         )
     if rule == "stalled" and figures.get("streams"):
         silent_s = figures.get("silent_s", 0.0)

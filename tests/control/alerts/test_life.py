@@ -8,6 +8,7 @@ from proxy.control.alerts.judge import Verdict
 from proxy.control.alerts.life import HISTORY, Life, Said, incident_of, message_id
 from proxy.control.alerts.words import link, over, runbook, summary
 from scoring.alarm_rule import Evaluation, Hold
+from scoring.alarm_share import COLD, Spike
 
 S = 10**9
 LABELS = (("backend", "canary"), ("model", "llama"))
@@ -177,6 +178,13 @@ def test_it_remembers_so_many_and_no_more() -> None:
             Evaluation(True, False, 0.42, 0.25, {"requests": 310, "hits": 130, "usual_share": 0.012}),
             "42% of 310 requests of llama-70b on canary (SLO chat) missed a deadline in the last minute "
             "(usual 1.2%), since 1970-01-01T00:00:07Z",
+        ),
+        (  # nothing is usual yet: what is assumed of a group was not observed
+            "errors",
+            {"backend": "canary", "model": "llama-70b", "slo": "chat"},
+            Spike().evaluate([60] * 6, [30] * 6, COLD),
+            "50% of 360 requests of llama-70b on canary (SLO chat) failed in the last minute "
+            "(usual: not known yet, 10.0% is assumed), since 1970-01-01T00:00:07Z",
         ),
         (
             "stalled",
