@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.control.fleet.test_names import documented
 from tests.helpers.otlp import receiver
 from tests.helpers.procs import Legato, eventually, serve
 from tests.helpers.rawclient import RawClient, post
@@ -67,6 +69,10 @@ def test_one_request_is_everywhere(upstream: Upstream) -> None:
             assert metrics.value("legato_redis_up") == 1.0
             assert metrics.value("legato_export_failures_total") == 0.0
             assert metrics.value("legato_dropped_total") == 0.0
+            with redis.admin() as client:
+                for key in map(bytes.decode, client.scan_iter()):
+                    assert any(row.fullmatch(key) for row in documented()), key
+                    assert client.ttl(key) > 0, key
             ask(legato, 5)  # just before the end
         assert collector.metrics()
         eventually(
@@ -80,6 +86,7 @@ def test_one_request_is_everywhere(upstream: Upstream) -> None:
 def test_a_redis_and_a_collector_that_hang_do_not_hold_up_the_end(upstream: Upstream) -> None:
     with redis_server() as redis, Shim(redis.address) as shim, receiver() as collector:
         legato_config = config(upstream, shim.url, collector.url)
+        legato_config["otel"]["timeout"] = "60s"  # no export is given up before the end
         with serve(config=legato_config) as legato:
             ask(legato, 3)
             eventually(lambda: legato.json("/api/fleet")["status"] == "ok", 10, "a first write")
@@ -95,6 +102,14 @@ def test_a_redis_and_a_collector_that_hang_do_not_hold_up_the_end(upstream: Upst
             assert legato.stop() == 0
             assert time.monotonic() - began < 5.0
             shim.forward()
+            unwritten = re.search(
+                r"has not acknowledged (\d+) requests that were settled here", legato.stderr
+            )
+            unsent = re.search(r"spans to \S+: (\d+) had not been taken at the end", legato.stderr)
+            assert unwritten is not None
+            assert unsent is not None
+            assert 20 <= int(unwritten[1]) <= 23  # three may have been written and sent before
+            assert 40 <= int(unsent[1]) <= 46
 
 
 def test_who_configures_none_of_it_carries_none_of_it() -> None:

@@ -1,4 +1,4 @@
-"""Every key in Redis and what stands in it.  Pure; versioned: another layout has other keys.
+"""Every key in Redis and what stands in it.  Pure; versioned (README.md): another layout has other keys.
 
     PREFIX:1:slot:10s:N    hash, field = incarnation, value = ``SlotValue``: what one host settled in the N-th
     PREFIX:1:slot:1m:N     10 s, minute, hour since 1970 by Redis's clock; written whole, so that writing it
