@@ -207,12 +207,16 @@ def test_the_variable_of_a_signal_goes_before_that_of_both() -> None:
     assert (otel.ca_file_of("traces"), otel.ca_file_of("metrics")) == (own, __file__)
 
 
-def test_what_the_file_says_for_both_signals_goes_before_the_variable_of_one(write: Any) -> None:
-    otel = read(
-        write("otel: {endpoint: http://c:4317, protocol: grpc, timeout: 3s, traces: {timeout: 4s}}"), PAIRS
-    ).otel
-    assert (otel.protocol_of("traces"), otel.protocol_of("metrics")) == ("grpc", "grpc")
-    assert (otel.timeout_of("traces"), otel.timeout_of("metrics")) == (4 * S, 3 * S)
+@pytest.mark.parametrize(
+    ("own", "timeout_s"), [("", 3), (", traces: {timeout: 4s}", 4)], ids=["for both", "for one too"]
+)
+def test_what_the_file_says_for_both_signals_goes_before_the_variable_of_one(
+    write: Any, own: str, timeout_s: int
+) -> None:
+    text = f"otel: {{endpoint: http://c:4318, protocol: http/protobuf, timeout: 3s{own}}}"
+    otel = read(write(text), PAIRS).otel
+    assert (otel.protocol_of("traces"), otel.protocol_of("metrics")) == ("http/protobuf", "http/protobuf")
+    assert (otel.timeout_of("traces"), otel.timeout_of("metrics")) == (timeout_s * S, 3 * S)
 
 
 def test_a_standard_variable_cannot_hide_a_mistake_of_the_file(write: Any) -> None:
