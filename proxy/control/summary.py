@@ -19,7 +19,7 @@ from proxy.control.record import iso_time
 from proxy.control.scope import DEGRADED, HERE, Degraded, Share
 from proxy.control.settle import GroupKey
 from proxy.control.snapshot import Hist, Snapshot
-from proxy.link import GroupNow
+from proxy.link import GroupNow, SloSpec
 from scoring.sketch import RELATIVE_ERROR, LogHistogram
 
 Seconds = Annotated[float | None, Meta(description="seconds; null where nothing was observed")]
@@ -45,7 +45,13 @@ class InFlight(Struct, frozen=True):
     """The streams in flight now; a picture of the last beats, in no total."""
 
     requests: int
-    overdue: Annotated[int, Meta(description="streams whose next token is overdue now")]
+    overdue: Annotated[
+        int,
+        Meta(
+            description="streams whose next token is overdue now; of an SLO that promises the duration only "
+            "(`e2e`): those that take longer than that"
+        ),
+    ]
     missed_deadlines: Annotated[int, Meta(description="deadlines missed so far")]
     worst_overdue_s: float
     tokens_per_s: Annotated[
@@ -163,7 +169,7 @@ def summarise(controller: Controller) -> Summary:
     for book in books.values():
         total.merge(book)
     keys = sorted(books.keys() | now.keys())
-    promised, quantile = objectives(controller), controller.ledger.rate_quantile
+    promised, quantile = promises(controller), controller.ledger.rate_quantile
     return frame(
         controller,
         snapshot,
@@ -180,9 +186,16 @@ def summarise(controller: Controller) -> Summary:
     )
 
 
-def objectives(controller: Controller) -> dict[str, float]:
-    """The objective of each SLO in force, by name."""
-    return {slo.name: slo.objective for slo in controller.slos}
+def promises(controller: Controller) -> dict[str, SloSpec]:
+    """The SLOs in force, by name."""
+    return {slo.name: slo for slo in controller.slos}
+
+
+def why_no_rate(slo: SloSpec | None, rate: float | None, reason: str | None) -> str | None:
+    """Why a group has no fluid token rate."""
+    if rate is None and slo is not None and slo.duration_only:
+        return "the SLO promises no token deadlines"
+    return reason
 
 
 def frame(
@@ -225,7 +238,7 @@ def _group(
     key: GroupKey | None,
     book: GroupBook,
     now: Iterable[GroupNow],
-    objective: float | None,
+    slo: SloSpec | None,
     rate_quantile: float,
 ) -> GroupSummary:
     rate, reason = book.rate(rate_quantile)
@@ -238,7 +251,7 @@ def _group(
         outcomes=dict(book.outcomes),
         results=dict(book.results),
         good_ratio=ratio(book.results["good"], book.results["good"] + book.results["bad"]),
-        objective=objective,
+        objective=None if slo is None else slo.objective,
         fluidity=FluidityQuantiles(*(rounded(sketches[FLUIDITY].quantile(q)) for q in (0.01, 0.5))),
         share_under_target=ratio(book.under_target, book.scored),
         deadlines=dict(book.deadlines),
@@ -251,7 +264,7 @@ def _group(
         output_tokens=_tokens(book.output_tokens),
         prompt_tokens=_tokens(book.prompt_tokens),
         fluid_token_rate=rounded(rate),
-        fluid_token_rate_reason=reason,
+        fluid_token_rate_reason=why_no_rate(slo, rate, reason),
         in_flight=in_flight(now),
     )
 
