@@ -31,8 +31,10 @@ from scoring.sketch import LogHistogram
 #: No verdict before this share of the planned size, and before this many requests, in each arm.
 FIRST_SHARE: Final = 0.05
 FIRST_REQUESTS: Final = 50
-#: More suspect or unmeasured requests than this share carry no verdict.
+#: More suspect, unmeasured or overdue requests than this share carry no verdict.
 MOST_DOUBTFUL: Final = 0.01
+#: The reason where it is the overdue ones: as long as they hang an arm's worst requests are in no metric.
+OVERDUE: Final = "overdue:share"
 #: Beyond this many times what was seen, nobody should be told to wait.
 _MOST_GROWTH: Final = 1000.0
 
@@ -108,12 +110,13 @@ def compare(
     plan: Plan,
     *,
     in_flight: tuple[int, int] = (0, 0),
+    overdue: tuple[int, int] = (0, 0),
 ) -> Comparison:
     """Compare two arms, epoch by epoch.
 
     ``shares``: of what goes to either arm, the candidate's share by the weights of each epoch (0 to 1).
-    ``in_flight``: of control and candidate, assigned and not yet settled.  ``ValueError`` where the epochs of
-    the two do not match.
+    ``in_flight``: of control and candidate, assigned and not yet settled; ``overdue``: of these, those that
+    have missed a deadline and may never end.  ``ValueError`` where the epochs of the two do not match.
     """
     buckets = {epoch.buckets for epoch in (*control, *candidate)}
     if not len(control) == len(candidate) == len(shares) >= 1 or len(buckets) != 1:
@@ -132,6 +135,10 @@ def compare(
     doubts = [f"integrity:{test.name}" for test in tests if test.alarm]
     if clustered and min(occupied(control), occupied(candidate)) < LEAST_BUCKETS:
         doubts.append("clusters")
+    for arm, late in zip((control, candidate), overdue, strict=True):
+        if late > MOST_DOUBTFUL * sum(int(epoch.assigned.sum()) for epoch in arm):
+            doubts.append(OVERDUE)
+            break
     for metric in DOUBTS:
         doubts.extend(_doubt(metric, control, candidate, plan))
     return Comparison(

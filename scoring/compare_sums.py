@@ -193,6 +193,28 @@ class ArmSums:
     __hash__ = None  # type: ignore[assignment]
 
 
+def with_bad(epochs: Sequence[ArmSums], count: int) -> list[ArmSums]:
+    """Copies of an arm's sums as if ``count`` more of its requests were recorded, as not good.
+
+    They are taken evenly from where requests were assigned and not recorded, epoch by epoch and bucket by
+    bucket; no more than there are.
+    """
+    open_ = [np.maximum(epoch.assigned - epoch.requests, 0) for epoch in epochs]
+    whole = int(sum(each.sum() for each in open_))
+    made, before, taken = [], 0, 0
+    for epoch, each in zip(epochs, open_, strict=True):
+        copy = ArmSums(epoch.buckets)
+        copy.merge(epoch)
+        made.append(copy)
+        upto = (before + np.cumsum(each)) * min(count, whole) // max(whole, 1)
+        times = np.diff(upto, prepend=taken)
+        before, taken = before + int(each.sum()), int(upto[-1])
+        where = np.repeat(np.arange(epoch.buckets), times)
+        rows = np.array(values_of(Observed(Outcome.COMPLETED, SloResult.BAD)), dtype=np.int64)
+        copy.add_rows(where, *(np.repeat(row[:, None], len(where), axis=1) for row in rows))
+    return made
+
+
 def sums_of(epochs: Sequence[ArmSums], metric: Metric) -> Sums:
     """One metric of an arm over its epochs, in the metric's unit."""
     place = PLACE[metric.name]

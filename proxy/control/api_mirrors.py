@@ -191,7 +191,7 @@ _WHY: Final = {
     "no_variance": "all pairs differ alike, which tells nothing of the next one",
     "unmeasured": f"in over {MOST_DOUBTFUL:.0%} of the pairs one of the two could not be measured",
     "suspect": f"in over {MOST_DOUBTFUL:.0%} of the pairs one of the two has stalls that were the proxy's",
-    "rejected_by_shadow": f"over {MOST_DOUBTFUL:.0%} of the copies were rejected (4xx), of what was taken here",
+    "rejected_by_shadow": f"over {MOST_DOUBTFUL:.0%} of the copies were rejected (4xx), of what was taken",
 }
 
 

@@ -36,13 +36,13 @@ class Side:
     """One arm over all weights: what describes it and judges nothing.
 
     ``unanswered``: streams that failed before a first token, whose TTFT is endless.  ``lost``: assigned, and
-    known to be lost by nobody's fault; ``in_flight``: assigned, and plausibly not ended; ``load``: sum over
-    ``ticks`` of requests in flight per address.
+    known to be lost by nobody's fault; ``in_flight``: assigned, and plausibly not ended, of which ``overdue``
+    and ``hanging`` (see ``hanging.py``); ``load``: sum over ``ticks`` of requests in flight per address.
     """
 
     __slots__ = (
-        "cached", "cached_of", "failed_over", "hours", "in_flight", "load", "lost", "normalized", "prompts",
-        "ticks", "ttft", "unanswered", "waiting",
+        "cached", "cached_of", "failed_over", "hanging", "hours", "in_flight", "load", "lost", "normalized",
+        "overdue", "prompts", "ticks", "ttft", "unanswered", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +56,8 @@ class Side:
         self.cached_of = 0
         self.lost = 0
         self.in_flight = 0
+        self.overdue = 0
+        self.hanging = 0
         self.load = 0.0
         self.ticks = 0
         self.waiting: tuple[list[float], list[float], list[float]] = ([], [], [])  # for the histograms
@@ -99,6 +101,8 @@ class Side:
             "in_flight",
             "load",
             "ticks",
+            "overdue",
+            "hanging",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -11,12 +11,13 @@ import msgspec
 from proxy.control.experiments.arms import SplitView, arms_of
 from proxy.control.experiments.assigned import ZERO, Counts, Key
 from proxy.control.experiments.book import CANDIDATE, CONTROL, Book, Pair, merged
+from proxy.control.experiments.hanging import NOBODY, Hanging, Late
 from proxy.control.experiments.spec import ExperimentSpec
 from proxy.control.experiments.views import ExperimentView, State
 from proxy.control.snapshot import BackendStats
 from proxy.link import SplitSpec
-from scoring.compare import Comparison, Judged, Plan, compare, judge
-from scoring.compare_sums import ALL, BUCKETS, PLACE, ArmSums
+from scoring.compare import OVERDUE, Comparison, Judged, Plan, compare, judge, occupied
+from scoring.compare_sums import ALL, BUCKETS, LEAST_BUCKETS, PLACE, ArmSums, with_bad
 
 #: A comparison is computed at most this often.
 FRESH_NS: Final = 1_000_000_000
@@ -72,6 +73,7 @@ class Seen:
     lost: Mapping[str, int]
     backends: Mapping[str, BackendStats] = field(default_factory=dict)
     before: Mapping[Key, int] = field(default_factory=dict)  # assigned before it began
+    late: Late = NOBODY
 
 
 class Experiment:
@@ -101,6 +103,7 @@ class Experiment:
         self._counted = {key: counts for key, counts in seen.assigned.items() if self.place_of(key)}
         self._lost = dict(seen.lost)
         self._fresh: tuple[list[int], list[int]] = ([0, 0], [0, 0])  # assigned in the last two looks, by arm
+        self._hanging = (Hanging(), Hanging())  # by arm
         self._total: Book | None = None
         self._compared: tuple[int, Comparison] | None = None
 
@@ -141,6 +144,9 @@ class Experiment:
             running = self._at(arm, seen.in_flight)
             fresh = (self._fresh[0][arm] + self._fresh[1][arm]) // _FRESH_PART
             side.in_flight = min(running + fresh, self._open(arm))
+            side.overdue, side.hanging = self._hanging[arm].look(
+                self.arms[arm], seen.late, seen.in_flight.get(self.arms[arm], 0), self._open(arm)
+            )
             if not self.entry.running:
                 continue
             backend = seen.backends.get(self.arms[arm])
@@ -192,15 +198,26 @@ class Experiment:
         return None
 
     def _guarded(self, judged: Judged) -> Judged:
-        """The same by the guardrail's own plan: one of the two is asked, never both."""
+        """The same by the guardrail's own plan, and with what hangs: one of the two is asked, never both.
+
+        Of what is overdue the control has all that can be its own as bad, the candidate only what must be,
+        and hangs: whom both treat alike are told apart no more often than without.
+        """
         plan = self.spec.plan
-        doubts = [code for code in judged.reasons if code not in _NO_DOUBT]
-        if plan.requests <= GUARD_REQUESTS or doubts:
+        doubts = {code for code in judged.reasons if code not in _NO_DOUBT}
+        hangs = OVERDUE in doubts
+        if (plan.requests <= GUARD_REQUESTS and not hangs) or doubts - {OVERDUE, "clusters"}:
             return judged
         pairs = [pair for pair, _ in self._epochs()]
         control, candidate = ([pair[arm] for pair in pairs] for arm in (CONTROL, CANDIDATE))
-        sooner = Plan(GUARD_REQUESTS, plan.alpha, plan.margins)
-        return judge(ALL[PLACE[judged.metric]], control, candidate, sooner)
+        if hangs and judged.metric == "good":  # that they fail is not known
+            control = with_bad(control, self.overdue_of(CONTROL))
+            candidate = with_bad(candidate, self.total().sides[CANDIDATE].hanging)
+        if self.clustered and min(occupied(control), occupied(candidate)) < LEAST_BUCKETS:
+            return judged
+        sooner = Plan(min(plan.requests, GUARD_REQUESTS), plan.alpha, plan.margins)
+        found = judge(ALL[PLACE[judged.metric]], control, candidate, sooner)
+        return replace(found, reasons=(OVERDUE,)) if hangs else found
 
     def end(self, state: State, by: str, reason: str, at_unix_ns: int) -> None:
         """No more requests are assigned in it; those that were still count."""
@@ -261,12 +278,20 @@ class Experiment:
             [share for _, share in epochs],
             self.spec.plan,
             in_flight=(self.open_of(CONTROL), self.open_of(CANDIDATE)),
+            overdue=(self.overdue_of(CONTROL), self.overdue_of(CANDIDATE)),
         )
 
     def open_of(self, arm: int) -> int:
         """Assigned, and not recorded for no fault of the arm's: in flight, or lost with a worker."""
         side = self.total().sides[arm]
         return side.in_flight + side.lost
+
+    def overdue_of(self, arm: int) -> int:
+        """Of what all hosts were assigned: overdue, and not ended."""
+        total = self.total()
+        side = total.sides[arm]
+        # What a control process told before it died may have been settled by its successor.
+        return min(side.overdue, max(total.assigned(arm) - total.recorded(arm) - side.lost, 0))
 
 
 def share_of(epoch: str, spec: ExperimentSpec) -> float | None:

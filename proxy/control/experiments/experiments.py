@@ -12,10 +12,12 @@ from proxy.control.experiments import agreed
 from proxy.control.experiments.arms import Named, SplitView, checked_word
 from proxy.control.experiments.experiment import Entry, Experiment, Seen
 from proxy.control.experiments.explain import alarms_of, view_of
+from proxy.control.experiments.hanging import late_of
 from proxy.control.experiments.spec import ExperimentError, ExperimentSpec, place, spec_of
 from proxy.control.experiments.views import ExperimentAlarm, ExperimentView, State
 from proxy.control.experiments.weights import Weights, WeightsError
 from proxy.control.experiments.words import surely_worse
+from proxy.control.labels import GroupCap
 from proxy.control.settle import Settled
 from proxy.control.shared import Shared
 from proxy.control.snapshot import ExperimentStats
@@ -33,6 +35,8 @@ ENDED_MAX: Final = 32
 #: Who starts what the configuration says.
 FILE: Final = "file"
 _LOGGED_MOST: Final = 10
+#: Only backends count here: a table has fewer, and models' names are no labels.
+_GROUPS_MOST: Final = 1 << 16
 
 
 class Experiments:
@@ -237,6 +241,7 @@ class Experiments:
             workers.lost_in_flight(),
             backends,
             workers.assigned_before(),
+            late_of(workers.groups_now(GroupCap(_GROUPS_MOST))),
         )
 
     def _forget(self) -> None:

@@ -138,6 +138,7 @@ def _arm(experiment: Experiment, total: Book, arm: int, comparison: Comparison) 
         failed_over=side.failed_over,
         in_flight=side.in_flight,
         lost=side.lost,
+        overdue=experiment.overdue_of(arm),
         ttft=quantiles(side.ttft, "ttft", side.unanswered),
         normalized_latency=quantiles(side.normalized, "normalized_latency"),
         in_flight_per_address=side.load / side.ticks if side.ticks else None,

@@ -22,6 +22,10 @@ _HEAD: Final = 4
 _TAIL: Final = 3 * len(ALL)
 _RAW_MAX: Final = 8 * 2 * BUCKETS * (1 + len(ALL))
 _DIGITS_MAX: Final = 60
+_NUMBERS: Final = (
+    "unanswered", "failed_over", "cached", "cached_of", "lost", "in_flight", "load", "ticks", "overdue",
+    "hanging",
+)  # fmt: skip
 
 
 class PackedSide(Struct, array_like=True, frozen=True):
@@ -39,6 +43,8 @@ class PackedSide(Struct, array_like=True, frozen=True):
     in_flight: int
     load: float
     ticks: int
+    overdue: int = 0
+    hanging: int = 0
 
 
 class PackedBook(Struct, array_like=True, frozen=True):
@@ -94,6 +100,8 @@ def pack_side(side: Side) -> PackedSide:
         side.in_flight,
         side.load,
         side.ticks,
+        side.overdue,
+        side.hanging,
     )
 
 
@@ -106,7 +114,7 @@ def unpack_side(packed: PackedSide) -> Side:
     if len(packed.hours) != 24:
         raise ValueError(f"{len(packed.hours)} hours: a day has 24")
     side.hours = np.array(packed.hours, dtype=np.int64)
-    for name in ("unanswered", "failed_over", "cached", "cached_of", "lost", "in_flight", "load", "ticks"):
+    for name in _NUMBERS:
         setattr(side, name, getattr(packed, name))
     return side
 

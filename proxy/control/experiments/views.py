@@ -62,6 +62,9 @@ class ArmView(Struct, frozen=True, kw_only=True):
     failed_over: Annotated[int, Meta(description="Failures of this arm that another backend answered.")]
     in_flight: Annotated[int, Meta(description="Assigned, and plausibly not ended yet.")]
     lost: Annotated[int, Meta(description="Assigned, and lost with a worker that was killed.")]
+    overdue: Annotated[
+        int, Meta(description="Of those in flight: overdue for some seconds by now; in no metric yet.")
+    ] = 0
     ttft: list[QuantileView]
     normalized_latency: list[QuantileView]
     in_flight_per_address: Annotated[

@@ -7,7 +7,7 @@ from math import exp
 from typing import Final, Literal
 
 from proxy.control.experiments.spec import ExperimentSpec
-from scoring.compare import FIRST_REQUESTS, FIRST_SHARE, MOST_DOUBTFUL, Judged, Verdict
+from scoring.compare import FIRST_REQUESTS, FIRST_SHARE, MOST_DOUBTFUL, OVERDUE, Judged, Verdict
 from scoring.compare_integrity import Test
 from scoring.compare_sums import BUCKETS, LEAST_BUCKETS
 
@@ -30,6 +30,7 @@ UNITS: Final[dict[str, Unit]] = {
 _DOUBTS: Final = {
     "suspect": "requests with stalls that were the proxy's own",
     "unmeasured": "requests that could not be measured",
+    "overdue": "requests that are overdue and have not ended",
 }
 
 
@@ -137,6 +138,8 @@ def _bounds(judged: Judged) -> str:
 def surely_worse(judged: Judged, spec: ExperimentSpec) -> str:
     """What the guardrail says."""
     title = TITLES[judged.metric]
+    if OVERDUE in judged.reasons and judged.metric == "good":
+        title += " (those that hang are taken for bad)"
     if judged.effect is None or judged.margin is None:
         return f"{spec.candidate} is surely worse than {spec.control} on {title}"
     return (

@@ -81,10 +81,12 @@ def well(arm: str, random: Random) -> Answer:
 
 @dataclass
 class Running:
-    """A request that has not ended."""
+    """A request that has not ended; ``hung``: it will not."""
 
     assignment: Assignment
     behave: Behave
+    since_unix_ns: int
+    hung: bool = False
 
 
 @dataclass
@@ -100,6 +102,7 @@ class FakeWorker:
     acked: int = 0
     version: int = -1
     splits: list[Split] = field(default_factory=list)
+    hangs: Callable[[str, Random], bool] = lambda arm, random: False
 
     def connect(self, host: Host) -> None:
         self.held = host.controller.hello(
@@ -124,7 +127,8 @@ class FakeWorker:
             name, epoch = chosen.spec.name, chosen.spec.epoch
             given = Assignment(name, chosen.arm(bits), "session", bits, None, epoch, bits % 512)
         self.counted.add(given)
-        request = Running(given, behave)
+        hung = self.hangs(given.backend, self.random)
+        request = Running(given, behave, host.lab.now_ns, hung)
         self.running.append(request)
         return request
 
@@ -136,13 +140,16 @@ class FakeWorker:
         return None if answer.lost else made
 
     def picture(self, now_unix_ns: int) -> Any:
-        groups = [
-            GroupNow(name, "m", "default", sum(r.assignment.backend == name for r in self.running), 0, 0, 0)
-            for name in NAMES
-        ]
+        groups = [self.group(name, now_unix_ns) for name in NAMES]
         told = msgspec.msgpack.decode(msgspec.msgpack.encode(self.counted.told()), type=list[Assigned])
         backends = [BackendNow(name, True, 0, 0, 0, 2) for name in NAMES]
         return beat(*groups, assigned=told, at_unix_ns=now_unix_ns, backends=backends)
+
+    def group(self, backend: str, now_unix_ns: int) -> GroupNow:
+        """Hung ones are overdue five seconds after they began."""
+        mine = [each for each in self.running if each.assignment.backend == backend]
+        late = [late for each in mine if each.hung and (late := now_unix_ns - each.since_unix_ns - 5 * S) > 0]
+        return GroupNow(backend, "m", "default", len(mine), len(late), len(late), max(late, default=0))
 
 
 def facts_of(answer: Answer, assignment: Assignment, seq: int, now_unix_ns: int) -> Facts:
@@ -191,12 +198,14 @@ class Host:
     ) -> None:
         """Requests, one after the other on any worker, a hundred in flight; told in batches."""
         random = self.lab.random
-        open_: list[tuple[FakeWorker, Running]] = [(w, r) for w in self.workers for r in w.running]
+        open_ = [(worker, each) for worker in self.workers for each in worker.running if not each.hung]
         ended: dict[str, tuple[FakeWorker, list[Facts]]] = {}
         for number in range(requests):
             worker = random.choice(self.workers)
             session = random.choice(sessions) if sessions else number
-            open_.append((worker, worker.assign(self, session, behave)))
+            request = worker.assign(self, session, behave)
+            if not request.hung:
+                open_.append((worker, request))
             if len(open_) > 100:
                 owner, request = open_.pop(random.randrange(len(open_)))
                 self._end(owner, request, ended)
@@ -208,7 +217,7 @@ class Host:
         """Whatever is in flight ends."""
         ended: dict[str, tuple[FakeWorker, list[Facts]]] = {}
         for worker in self.workers:
-            for request in list(worker.running):
+            for request in [each for each in worker.running if not each.hung]:
                 self._end(worker, request, ended)
         self._tell(ended)
 
