@@ -140,8 +140,16 @@ def test_wrong_usage(write: Any, arguments: tuple[str, ...], said: str) -> None:
 
 
 def test_nobody_is_told(write: Any) -> None:
-    result = run("ops", "--config", write(""))
-    assert (result.exit_code, "alerts.notify in the configuration is empty" in result.output) == (2, True)
+    path = write("")
+    result = run("ops", "--config", path)
+    assert (result.exit_code, f"alerts.notify in {path} is empty" in result.output) == (2, True)
+
+
+def test_no_configuration_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEGATO_CONFIG", raising=False)
+    result = run("slack")
+    assert result.exit_code == 2
+    assert "no configuration was given: --config FILE or LEGATO_CONFIG" in result.output
 
 
 def test_a_configuration_that_is_wrong(write: Any) -> None:

@@ -55,9 +55,14 @@ def try_notifier(
     """
     if severity not in ("ticket", "page"):
         raise refuse(f"--severity {severity!r}: write ticket or page", _WRONG)
-    known = _load(config).alerts.notify
+    from proxy.config import default_file
+
+    path = config or default_file()
+    known = _load(path).alerts.notify
+    if not known and path is None:
+        raise refuse("no configuration was given: --config FILE or LEGATO_CONFIG", _WRONG)
     if not known:
-        raise refuse("nobody is told: alerts.notify in the configuration is empty", _WRONG)
+        raise refuse(f"nobody is told: alerts.notify in {path} is empty", _WRONG)
     names = ", ".join(each.called for each in known)
     if (name is None) != all_:
         raise refuse(f"name one notifier, or give --all; there are {names}", _WRONG)
@@ -77,9 +82,9 @@ def register(alerts: typer.Typer) -> None:
 
 def _load(path: str | None) -> Config:
     """The configuration; a backend may be missing, since ``serve`` may be given it by a flag."""
-    from proxy.config import Boot, ConfigErrors, default_file, load
+    from proxy.config import Boot, ConfigErrors, load
 
-    boot = Boot(file=path or default_file(), flags={})
+    boot = Boot(file=path, flags={})
     try:
         try:
             return load(boot)

@@ -67,6 +67,9 @@ def freeze(
     by the length of the prompt. No request is judged by that until it is frozen: a deadline that followed a
     slowing server would hide the slowing. The file holds what this command wrote and nothing else: a backend
     that is left out has no curve in it, and its requests get the [bold]fallback[/bold].
+
+    Only answers that tell their prompt's tokens teach: of OpenAI's streams, those whose clients ask for them
+    by [cyan]stream_options: {include_usage: true}[/cyan].
     """
     if os.path.lexists(out) and not force:
         raise refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)

@@ -14,6 +14,7 @@ from typing import Final
 
 from fastapi import Request
 
+from proxy.control.queries import only_known
 from proxy.control.schema import ApiError
 
 _MEND_403: Final = (
@@ -21,29 +22,44 @@ _MEND_403: Final = (
     "or ask from this host by 127.0.0.1 or localhost"
 )
 
+_MEND_401: Final = (
+    "send 'Authorization: Bearer TOKEN' with the token of admin.token_file, for changes that of "
+    "admin.write_token_file"
+)
+
 
 class Guard:
     """A dependency of every route that is not open.  ``token`` is read at each request: a reload counts."""
+
+    _for = "reading"
 
     def __init__(self, token: Callable[[], str | None]) -> None:
         self._token = token
 
     def __call__(self, request: Request) -> None:
-        """Pass, or raise ``ApiError`` 401 or 403."""
+        """Pass, or raise ``ApiError`` 401, 403 or (parameters that nobody knows) 422."""
+        self._let_in(request)
+        only_known(request)
+
+    def _let_in(self, request: Request) -> None:
         token = self._token()
         if token is None:
             self._only_this_host(request)
             return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        header = request.headers.get("authorization", "")
+        scheme, _, given = header.partition(" ")
         same = hmac.compare_digest(given.strip().encode(), token.encode())
         if not (token and same and scheme.lower() == "bearer"):  # an empty token is nobody's
-            raise ApiError(
-                401,
-                "this API needs its token",
-                "send 'Authorization: Bearer TOKEN' with the token of admin.token_file, for changes that of "
-                "admin.write_token_file",
-                {"www-authenticate": "Bearer"},
-            )
+            raise ApiError(401, self._missing(header), _MEND_401, {"www-authenticate": "Bearer"})
+
+    def _missing(self, header: str) -> str:
+        """What is wrong with an Authorization header that lets nobody in; nothing of it is repeated."""
+        scheme, _, given = header.partition(" ")
+        if not given.strip():
+            return "this API needs its token"
+        if scheme.lower() != "bearer":
+            return "the Authorization header is not of the scheme Bearer"
+        return f"the token that was sent is not the one for {self._for}"
 
     def changes(self, write_token: Callable[[], str | None]) -> Changes:
         """The same for routes that change something, which may have a token of their own."""
@@ -68,11 +84,13 @@ class Changes(Guard):
     browser on this host can send other types without being asked whether it may.
     """
 
+    _for = "changes"
+
     def __init__(self, token: Callable[[], str | None], write_token: Callable[[], str | None]) -> None:
         super().__init__(lambda: write_token() or token())
 
     def __call__(self, request: Request) -> None:
-        """Pass, or raise ``ApiError`` 401, 403 or 415."""
+        """Pass, or raise ``ApiError`` 401, 403, 415 or 422."""
         super().__call__(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":

@@ -95,7 +95,10 @@ class Learned:
         """Why there is no curve, for people."""
         said = self.learner.why_not(now_ns)
         if said is not None and self.unreported > self.taught:
-            said += f"; {self.unreported} more did not tell their prompt's tokens (usage)"
+            said += (
+                f"; {self.unreported} more did not tell their prompt's tokens: have clients ask for them "
+                "(OpenAI's stream_options: {include_usage: true})"
+            )
         return said
 
 

@@ -13,13 +13,15 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
+from fastapi import Request
 from fastapi.routing import APIRoute
 
 from proxy import clock
 from proxy.control.api import create_app
 from proxy.control.api_requests import RecordDetail, RecordPage
 from proxy.control.core import Controller
-from proxy.control.guard import host_of, is_loopback
+from proxy.control.guard import Guard, host_of, is_loopback
+from proxy.control.schema import ApiError
 from proxy.control.summary import Summary
 from proxy.link import BackendNow, FactsBatch, Usage
 from tests.control.facts import BATCH, T0, at, facts, stream, streamed, table
@@ -255,6 +257,50 @@ def test_with_a_token_everybody_needs_it() -> None:
             for wrong in ("Bearer wrong", "Bearer", "right", "Basic right", "Bearer rightx", "Bearer r\xe9"):
                 assert client.get(path, headers={b"authorization": wrong.encode()}).status_code == 401
             assert client.get(path, headers={"authorization": "Bearer right"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "told"),
+    [
+        ("GET", None, "this API needs its token"),
+        ("GET", "Bearer", "this API needs its token"),
+        ("GET", "Bearer hunter2", "the token that was sent is not the one for reading"),
+        ("GET", "Basic right", "the Authorization header is not of the scheme Bearer"),
+        ("POST", "Bearer right", "the token that was sent is not the one for changes"),
+        ("POST", None, "this API needs its token"),
+    ],
+)
+def test_a_wrong_token_is_told_from_none(method: str, sent: str | None, told: str) -> None:
+    reads = Guard(lambda: "right")
+    guard = reads if method == "GET" else reads.changes(lambda: "writes")
+    headers = [] if sent is None else [(b"authorization", sent.encode())]
+    with pytest.raises(ApiError) as refused:
+        guard(Request({"type": "http", "method": method, "path": "/", "headers": headers}))
+    assert (refused.value.problem.status, refused.value.problem.message) == (401, told)
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "mend"),
+    [
+        ("/api/summary?windo=5m", "'windo' is no parameter of /api/summary", "did you mean window?"),
+        ("/api/requests?sort=worst&limits=3", "'limits' is no parameter", "did you mean limit?"),
+        ("/api/requests/x?y=1", "'y' is no parameter of /api/requests/{id}", "it takes none"),
+        ("/api/timeseries?metric=good&qqq=1", "'qqq' is no parameter", "it knows metric, "),
+        ("/api/version?x=1", "'x' is no parameter", "it takes none"),
+    ],
+)
+def test_a_parameter_that_nobody_knows_is_refused(
+    client: httpx.Client, path: str, message: str, mend: str
+) -> None:
+    refused = client.get(path)
+    problem = refused.json()["error"]
+    assert refused.status_code == 422
+    assert message in problem["message"]
+    assert mend in problem["mend"]
+
+
+def test_probes_and_metrics_take_what_scrapers_add(client: httpx.Client) -> None:
+    assert [client.get(f"{path}?collect[]=x").status_code for path in OPEN] == [200] * len(OPEN)
 
 
 def test_without_a_token_a_name_that_is_not_this_host_is_refused(client: httpx.Client) -> None:

@@ -184,7 +184,8 @@ def test_before_there_is_a_curve_the_reason_is_told(control: Controller, clock: 
     assert shown.live is not None
     assert shown.live.curve is None
     assert shown.live.reason == (
-        "20 requests in the window, 200 are needed; 21 more did not tell their prompt's tokens (usage)"
+        "20 requests in the window, 200 are needed; 21 more did not tell their prompt's tokens: have clients "
+        "ask for them (OpenAI's stream_options: {include_usage: true})"
     )
 
 
