@@ -77,6 +77,7 @@ def test_the_first_who_writes_is_read_by_all(place: Place | Memory) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.alone
 def test_one_holds_the_lease_until_it_lets_it_run_out(place: Place | Memory) -> None:
     async def story() -> None:
         async with hosts(place, "a", "b", "c") as (a, b, c):
