@@ -115,6 +115,8 @@ def slo_result(
 ) -> tuple[SloResult, tuple[str, ...]]:
     """What the request counts as, and why: the reasons are empty exactly for good ones.
 
+    ``target`` 0 promises nothing of tokens: then ``e2e_ns`` alone is the measure, of streams too.
+
     Reasons of *bad*: ``outcome``, ``fluidity``, ``e2e``, ``overdue``; of *excluded*: ``rejected``,
     ``cancelled``, ``no_e2e``, ``unmeasured``, ``no_deadlines``.
     """
@@ -135,7 +137,7 @@ def slo_result(
         return (SloResult.BAD, tuple(short)) if short else (SloResult.EXCLUDED, ("cancelled",))
     if short:
         return SloResult.BAD, tuple(short)
-    if streamed and fluidity is None:
+    if streamed and fluidity is None and (target or e2e_ns is None):
         return SloResult.EXCLUDED, ("no_deadlines",)
     if not streamed and e2e_ns is None:
         return SloResult.EXCLUDED, ("no_e2e",)

@@ -70,6 +70,7 @@ class Controller:
         self.instance = instance
         self.version = version
         self.table = table
+        self._durations = _durations(table)
         self.ledger = Ledger(table.slos)
         self.store = Store() if store is None else store
         self.workers = Workers(tally)
@@ -98,6 +99,7 @@ class Controller:
     def set_table(self, table: Table) -> None:
         """A new table is in force; requests in flight keep what they were promised (it is in their facts)."""
         self.table = table
+        self._durations = _durations(table)
         self.ledger.set_slos(table.slos)
 
     @property
@@ -202,19 +204,23 @@ class Controller:
         return None
 
     def _settle(self, facts: Facts) -> Settled:
+        duration_only = self._duration_only(facts)
         try:
-            return settle(facts, self.instance)
+            return settle(facts, self.instance, duration_only=duration_only)
         except (ValueError, ArithmeticError, TypeError) as error:
             # Arrivals that are no arrivals: the request still counts, its score does not.
             self._failures += 1
             if self._failures <= 10:
                 _log.error("request %s could not be scored (%s): counted as unmeasured", facts.id, error)
         try:
-            return settle_unmeasured(facts, self.instance, "tap_error")
+            return settle_unmeasured(facts, self.instance, "tap_error", duration_only=duration_only)
         except ValueError:  # an end that only another version knows
-            return settle_unmeasured(
-                msgspec.structs.replace(facts, end="self", stream=None), self.instance, "tap_error"
-            )
+            facts = msgspec.structs.replace(facts, end="self", stream=None)
+            return settle_unmeasured(facts, self.instance, "tap_error", duration_only=duration_only)
+
+    def _duration_only(self, facts: Facts) -> bool:
+        # By name: a reload may have changed the rule since the request began, but what its facts say stays.
+        return facts.slo in self._durations and not facts.target and facts.e2e_ns is not None
 
     # ------------------------------------------------------------ what readers see
 
@@ -308,14 +314,19 @@ def _redis_stats(state: FleetState) -> RedisStats:
     return RedisStats(state.status == "ok", offset_s, state.waiting_bytes)
 
 
+def _durations(table: Table) -> frozenset[str]:
+    """The SLOs that promise the duration only."""
+    return frozenset(slo.name for slo in table.slos if slo.duration_only)
+
+
 def _slo_stats(slo: SloSpec) -> SloStats:
     targets_ns = [ttft_ns for _, ttft_ns in slo.ttft_points]
     if slo.curves and not slo.live:  # the points are then for whom nothing was learned
         targets_ns = [ns + slo.slack_ns for curve in slo.curves for _, ns in curve.points]
     return SloStats(
         name=slo.name,
-        ttft_target_s=min(targets_ns) / 1e9,
-        tbt_target_s=slo.tbt_ns / 1e9,
+        ttft_target_s=None if slo.duration_only else min(targets_ns) / 1e9,
+        tbt_target_s=None if slo.duration_only else slo.tbt_ns / 1e9,
         objective=slo.objective,
         unwatched=unwatched(slo),
     )

@@ -100,8 +100,11 @@ class Record(Struct, frozen=True, kw_only=True):
     tokens_per_event: Annotated[float | None, Meta(description="As scored: what was apportioned included.")]
     thinned: bool
     unmeasured: str | None
-    ttft_target_s: float
-    tbt_target_s: float
+    ttft_target_s: Annotated[
+        float | None,
+        Meta(description="null where the SLO promises the duration only (`e2e`): no deadline was owed."),
+    ]
+    tbt_target_s: Annotated[float | None, Meta(description="Likewise.")]
     ttft_s: Annotated[float | None, Meta(description="The first token of any kind, since t = 0.")]
     connected_s: Annotated[
         float | None,
@@ -140,14 +143,15 @@ class TimelineEvent(Struct, frozen=True):
     """One event that carried output.
 
     ``deadline_s`` is that of its first token under the rule that was applied; ``slack_s`` what was left of
-    it (negative: late by that much), ``missed`` the deadlines that passed meanwhile.
+    it (negative: late by that much), ``missed`` the deadlines that passed meanwhile.  ``None`` and 0 where
+    the SLO promises the duration only.
     """
 
     at_s: float
     tokens: int
     choice: int
-    deadline_s: float
-    slack_s: float
+    deadline_s: float | None
+    slack_s: float | None
     missed: int
 
 
@@ -164,8 +168,8 @@ class TimelineStall(Struct, frozen=True):
 class Timeline(Struct, frozen=True):
     """The arrivals of one stream against their deadlines, since t = 0."""
 
-    ttft_target_s: float
-    tbt_target_s: float
+    ttft_target_s: float | None
+    tbt_target_s: float | None
     end_s: float
     censored: bool
     events: list[TimelineEvent]

@@ -21,7 +21,7 @@ from proxy.control.record import (
     maybe_seconds,
     seconds,
 )
-from proxy.control.scored import score_stream, t0_ns_of
+from proxy.control.scored import score_stream, t0_ns_of, without_deadlines
 from proxy.control.tokens import EMPTY, Counted, count
 from proxy.link import Facts, Stream, Usage
 from scoring.outcome import Outcome, SloResult, classify, is_censored, slo_result
@@ -66,6 +66,7 @@ class Settled:
     censored: bool
     counted: Counted | None
     score: StreamScore | None
+    duration_only: bool = False  # nothing was promised of its tokens: no deadlines, no fluidity
     _record: Record | None = None
     kept_span: str | None = None  # the id of its span that is exported, for exemplars
 
@@ -148,25 +149,28 @@ class Settled:
         return "estimated" if self.usage.prompt is None else "usage"
 
 
-def settle(facts: Facts, instance: str) -> Settled:
-    """Score and judge one request.  Raises nothing for any facts that decode, but for packed arrivals that
-    are no arrivals (``ValueError``): the caller counts those as unmeasured through ``settle_unmeasured``."""
+def settle(facts: Facts, instance: str, *, duration_only: bool = False) -> Settled:
+    """Score and judge one request; ``duration_only``: its SLO promises nothing of tokens.
+
+    Raises nothing for any facts that decode, but for packed arrivals that are no arrivals (``ValueError``):
+    the caller counts those as unmeasured through ``settle_unmeasured``.
+    """
     as_stream = facts.streamed or (facts.stream_asked and facts.end in _NO_ANSWER)
     if not as_stream:
-        return _settle_plain(facts, instance)
-    return _settle_stream(facts, instance, _unmeasured(facts))
+        return _settle_plain(facts, instance, duration_only)
+    return _settle_stream(facts, instance, _unmeasured(facts), duration_only)
 
 
-def settle_unmeasured(facts: Facts, instance: str, reason: str) -> Settled:
+def settle_unmeasured(facts: Facts, instance: str, reason: str, *, duration_only: bool = False) -> Settled:
     """As ``settle`` for a stream whose arrivals cannot be used."""
-    return _settle_stream(facts, instance, reason)
+    return _settle_stream(facts, instance, reason, duration_only)
 
 
 def _group(facts: Facts) -> GroupKey:
     return GroupKey(facts.backend or NONE, facts.model or NONE, facts.slo)
 
 
-def _settle_plain(facts: Facts, instance: str) -> Settled:
+def _settle_plain(facts: Facts, instance: str, duration_only: bool) -> Settled:
     outcome = classify(
         end=facts.end,
         status=facts.status,
@@ -191,7 +195,7 @@ def _settle_plain(facts: Facts, instance: str) -> Settled:
     group = _group(facts)
     return Settled(
         facts, instance, group, False, outcome, result, reasons, t0_ns, duration_ns, None,
-        False, None, None,
+        False, None, None, duration_only,
     )  # fmt: skip
 
 
@@ -201,7 +205,7 @@ def _unmeasured(facts: Facts) -> str | None:
     return "switched_off" if facts.streamed else None
 
 
-def _settle_stream(facts: Facts, instance: str, unmeasured: str | None) -> Settled:
+def _settle_stream(facts: Facts, instance: str, unmeasured: str | None, duration_only: bool) -> Settled:
     stream = facts.stream
     # A stream that was watched to its end and held no token is no blind spot: the server failed.
     measured = unmeasured in (None, "no_tokens")
@@ -215,8 +219,11 @@ def _settle_stream(facts: Facts, instance: str, unmeasured: str | None) -> Settl
     if measured and outcome is not Outcome.REJECTED:
         counted = EMPTY if stream is None else count(stream)
         scored = score_stream(facts, counted, duration_ns, censored, facts.target)
-        if outcome is Outcome.CLIENT_CANCELLED:  # what the end alone adds was overdue at that moment
+        # What the end alone adds was overdue then; where no share of deadlines is promised, nothing is.
+        if outcome is Outcome.CLIENT_CANCELLED and facts.target:
             overdue = scored.missed > score_stream(facts, counted, duration_ns, False, facts.target).missed
+        if duration_only:
+            scored = without_deadlines(scored)
     result, reasons = slo_result(
         outcome=outcome,
         streamed=True,
@@ -229,7 +236,7 @@ def _settle_stream(facts: Facts, instance: str, unmeasured: str | None) -> Settl
     )
     return Settled(
         facts, instance, _group(facts), True, outcome, result, reasons, t0_ns, duration_ns, unmeasured,
-        censored, counted, scored,
+        censored, counted, scored, duration_only,
     )  # fmt: skip
 
 
@@ -295,8 +302,8 @@ def build_record(settled: Settled) -> Record:
         tokens_per_event=None if per_event is None else round(per_event, 3),
         thinned=settled.thinned,
         unmeasured=settled.unmeasured,
-        ttft_target_s=seconds(facts.ttft_target_ns),
-        tbt_target_s=seconds(facts.tbt_target_ns),
+        ttft_target_s=None if settled.duration_only else seconds(facts.ttft_target_ns),
+        tbt_target_s=None if settled.duration_only else seconds(facts.tbt_target_ns),
         ttft_s=None if score_ is None else maybe_seconds(score_.ttft_ns),
         connected_s=since_t0(facts.connected_ns),
         first_byte_s=since_t0(facts.first_byte_ns),

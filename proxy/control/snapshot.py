@@ -74,14 +74,15 @@ class BackendStats:
 
 @dataclass(frozen=True, slots=True)
 class SloStats:
-    """One SLO's promises; ``ttft_target_s`` is the smallest of one by prompt length.
+    """One SLO's promises; ``ttft_target_s`` is the smallest of one by prompt length, both targets ``None``
+    where it promises the duration only.
 
     ``unwatched``: rules of alerts that page nobody for it.
     """
 
     name: str
-    ttft_target_s: float
-    tbt_target_s: float
+    ttft_target_s: float | None
+    tbt_target_s: float | None
     objective: float
     unwatched: frozenset[str] = frozenset()
 

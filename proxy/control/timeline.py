@@ -25,9 +25,12 @@ def timeline(settled: Settled) -> Timeline | None:
         for event in _events(index, choice, facts.ttft_target_ns, facts.tbt_target_ns)
     ]
     events.sort(key=lambda event: event.at_s)
+    if settled.duration_only:
+        none = {"deadline_s": None, "slack_s": None, "missed": 0}
+        events = [msgspec.structs.replace(event, **none) for event in events]
     return Timeline(
-        ttft_target_s=seconds(facts.ttft_target_ns),
-        tbt_target_s=seconds(facts.tbt_target_ns),
+        ttft_target_s=settled.record.ttft_target_s,
+        tbt_target_s=settled.record.tbt_target_s,
         end_s=seconds(settled.duration_ns),
         censored=settled.censored,
         events=events,

@@ -25,12 +25,13 @@ from proxy.control.summary import (
     Summary,
     frame,
     in_flight,
-    objectives,
+    promises,
     ratio,
     rounded,
+    why_no_rate,
 )
 from proxy.control.windows import Windowed
-from proxy.link import GroupNow
+from proxy.link import GroupNow, SloSpec
 from scoring.sketch import LogHistogram
 from scoring.slot import GRID_NS, Slot
 
@@ -98,7 +99,7 @@ def _summary(
     controller: Controller, snapshot: Snapshot, window_ns: int, read: Windowed, share: Share
 ) -> Summary:
     now = {GroupKey(each.backend, each.model, each.slo): each for each in snapshot.now}
-    promised, empty, quantile = objectives(controller), Slot(), controller.ledger.rate_quantile
+    promised, empty, quantile = promises(controller), Slot(), controller.ledger.rate_quantile
     return frame(
         controller,
         snapshot,
@@ -121,7 +122,7 @@ def _summary(
 
 
 def _group(
-    key: GroupKey | None, slot: Slot, now: Iterable[GroupNow], objective: float | None, rate_quantile: float
+    key: GroupKey | None, slot: Slot, now: Iterable[GroupNow], slo: SloSpec | None, rate_quantile: float
 ) -> GroupSummary:
     rate, reason = slot.fluid_rate(rate_quantile)
     results, deadlines, hists = slot.results, slot.deadlines, slot.hists
@@ -133,7 +134,7 @@ def _group(
         outcomes=slot.outcomes,
         results=results,
         good_ratio=ratio(results["good"], results["good"] + results["bad"]),
-        objective=objective,
+        objective=None if slo is None else slo.objective,
         fluidity=FluidityQuantiles(rounded(slot.fluidity(0.01)), rounded(slot.fluidity(0.5))),
         share_under_target=ratio(slot.totals["under_target"], slot.totals["scored"]),
         deadlines=deadlines,
@@ -146,7 +147,7 @@ def _group(
         output_tokens=slot.totals["output_tokens"],
         prompt_tokens=slot.totals["prompt_tokens"],
         fluid_token_rate=rounded(rate),
-        fluid_token_rate_reason=reason,
+        fluid_token_rate_reason=why_no_rate(slo, rate, reason),
         in_flight=in_flight(now),
     )
 
@@ -168,17 +169,17 @@ def miss_rates(controller: Controller, window_ns: int, share: Share = HERE) -> M
 
 def miss_rates_of(controller: Controller, read: Windowed, share: Share) -> MissRates:
     """The curves of what was read."""
-    quantile = controller.ledger.rate_quantile
+    promised, quantile = promises(controller), controller.ledger.rate_quantile
     return MissRates(
         iso_time(read.start_ns),
         iso_time(read.end_ns),
         *share,
-        _curves(None, read.total, quantile),
-        [_curves(key, read.groups[key], quantile) for key in sorted(read.groups)],
+        _curves(None, read.total, None, quantile),
+        [_curves(key, read.groups[key], promised.get(key.slo), quantile) for key in sorted(read.groups)],
     )
 
 
-def _curves(key: GroupKey | None, slot: Slot, rate_quantile: float) -> GroupMissRate:
+def _curves(key: GroupKey | None, slot: Slot, slo: SloSpec | None, rate_quantile: float) -> GroupMissRate:
     rate, reason = slot.fluid_rate(rate_quantile)
     curve, points = slot.curve, None
     if curve is not None and curve.samples:
@@ -196,7 +197,7 @@ def _curves(key: GroupKey | None, slot: Slot, rate_quantile: float) -> GroupMiss
         model=None if key is None else key.model,
         slo=None if key is None else key.slo,
         fluid_token_rate=rounded(rate),
-        fluid_token_rate_reason=reason,
+        fluid_token_rate_reason=why_no_rate(slo, rate, reason),
         miss_rate=points,
-        miss_rate_reason=None if points is not None else missing,
+        miss_rate_reason=None if points is not None else why_no_rate(slo, None, missing),
     )

@@ -216,11 +216,14 @@ CATALOG: Final[tuple[Metric, ...]] = (
     # what was promised
     _gauge(
         "legato_ttft_target_seconds",
-        "The TTFT deadline; of one by prompt length (table, quadratic, learned), its smallest.",
+        "The TTFT deadline; of one by prompt length (table, quadratic, learned), its smallest. Absent "
+        "for an SLO that promises the duration only (`e2e`).",
         "slo",
         unit="seconds",
     ),
-    _gauge("legato_tbt_target_seconds", "The configured TBT deadline.", "slo", unit="seconds"),
+    _gauge(
+        "legato_tbt_target_seconds", "The configured TBT deadline; absent likewise.", "slo", unit="seconds"
+    ),
     _gauge("legato_slo_objective_ratio", "The share of requests that shall be good.", "slo", unit="ratio"),
     _gauge(
         "legato_slo_watched",

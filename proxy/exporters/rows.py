@@ -255,8 +255,14 @@ def _one(value: Callable[[View], int | float]) -> _Source:
     return lambda _, view: [((), value(view))]
 
 
-def _of_slo(value: Callable[[SloStats], float]) -> _Source:
-    return lambda _, view: [((clean(slo.name),), value(slo)) for slo in view.snapshot.slos]
+def _of_slo(value: Callable[[SloStats], float | None]) -> _Source:
+    def read(_: Metric, view: View) -> Iterator[Sample]:
+        for slo in view.snapshot.slos:
+            found = value(slo)
+            if found is not None:
+                yield (clean(slo.name),), found
+
+    return read
 
 
 def _slo_watched(metric: Metric, view: View) -> Iterator[Sample]:

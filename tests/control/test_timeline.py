@@ -64,7 +64,8 @@ def test_a_timeline_misses_what_the_score_misses(choices: list[list[Event]]) -> 
     assert sum(event.missed for event in shown.events) == settled.score.missed
     assert [event.at_s for event in shown.events] == sorted(event.at_s for event in shown.events)
     assert sum(event.tokens for event in shown.events) == settled.score.tokens
-    assert all((event.slack_s < 0) == (event.missed > 0) for event in shown.events)
+    slacks = [(event.slack_s, event.missed) for event in shown.events]
+    assert all(slack_s is not None and (slack_s < 0) == (missed > 0) for slack_s, missed in slacks)
 
 
 def test_what_was_not_streamed_has_neither() -> None:

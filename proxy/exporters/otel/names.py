@@ -198,8 +198,12 @@ DETAIL: Final = (
         "To the first token, from t = 0.",
         "s",
     ),
-    _ours("ttft_target_s", float, lambda v: seconds(v.facts.ttft_target_ns), "Its deadline.", "s"),
-    _ours("tbt_target_s", float, lambda v: seconds(v.facts.tbt_target_ns), "Further tokens' deadline.", "s"),
+    _ours("ttft_target_s", float, lambda v: v.promised(v.facts.ttft_target_ns), "Its deadline.", "s"),
+    _ours(
+        *("tbt_target_s", float, lambda v: v.promised(v.facts.tbt_target_ns)),
+        meaning="Further tokens' deadline; both absent where the SLO promises the duration only.",
+        unit="s",
+    ),
     _ours(
         *("tbt_p99_s", float, lambda v: seconds(v.score.tbt.p99_ns) if v.score and v.score.tbt else None),
         meaning="99th percentile of the time between tokens.",

@@ -162,6 +162,10 @@ class View:
         score = self.score
         return None if score is None or score.fluidity is None else round(score.fluidity, 6)
 
+    def promised(self, deadline_ns: int) -> float | None:
+        """A deadline of tokens in seconds, where the SLO promises any."""
+        return None if self.settled.duration_only else round(deadline_ns * 1e-9, 6)
+
     @property
     def deadlines(self) -> int | None:
         """Every deadline that fell due."""
