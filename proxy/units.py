@@ -43,6 +43,7 @@ _BARE: Final = re.compile(r"[0-9.]+", re.ASCII)
 _HOST: Final = re.compile(r"[^\s:/\[\]@?#]*")
 _IPV6: Final = re.compile(r"[0-9a-fA-F:.]+(?:%[^\s\]]+)?")
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PORT_MAX: Final = 65535
 
 
 class Address(NamedTuple):
@@ -150,7 +151,10 @@ def parse_address(text: str) -> Address:
     value = text.strip()
     host, colon, port = value.rpartition(":")
     if not colon:
-        mend = f"127.0.0.1:{value}" if _PORT.fullmatch(value) else f"{value or '127.0.0.1'}:8080"
+        if value.isdecimal():  # a port without a host
+            mend = f"127.0.0.1:{value if _PORT.fullmatch(value) and int(value) <= _PORT_MAX else 8080}"
+        else:
+            mend = f"{value or '127.0.0.1'}:8080"
         raise ValueError(f"{text!r}: a port is needed, for example {mend}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -160,7 +164,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{text!r}: write an IPv6 address in brackets, for example [::1]:8080")
     elif not _HOST.fullmatch(host):
         raise ValueError(f"{text!r}: {host!r} is not a host name: write for example 127.0.0.1:8080")
-    if not _PORT.fullmatch(port) or int(port) > 65535:
+    if not _PORT.fullmatch(port) or int(port) > _PORT_MAX:
         raise ValueError(
             f"{text!r}: {port!r} is not a port: write a number from 0 to 65535, as in {host}:8080"
         )

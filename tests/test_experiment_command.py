@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from proxy.commands.experiment import register
+from proxy.commands.experiment import METRICS, register
 from proxy.commands.told import experiment_lines, split_lines
 from proxy.control.api_experiments import ExperimentList, experiments_router
 from proxy.control.core import Controller
 from proxy.control.experiments.views import GuardrailView, TestView
+from proxy.settings.experiment import MetricName
 from tests.control.asked import listening
 from tests.control.experiments.tables import Host, table
 from tests.control.pictured import Written, picture
@@ -235,13 +237,13 @@ def test_no_experiment_says_how_to_start_one(scene: Scene) -> None:
     ("arguments", "said"),
     [
         (("start", "new-vllm", "--control", "a", "--candidate", "b"), ("answered 409", "used once")),
-        (("start", "a b", "--control", "a", "--candidate", "b"), ("answered 422", "name: 'a b'")),
-        ((*START, "--metric", "speed"), ("answered 422", "metric: 'speed'", "openapi")),
-        (("stop", "nobody", "--reason", "x"), ("answered 404", "'nobody' is no experiment")),
+        (
+            ("stop", "nobody", "--reason", "x"),
+            ("answered 404", "'nobody' is no experiment", "`legato experiment status` lists them"),
+        ),
         (("weights", "zz", "a=1", "--reason", "x"), ("answered 404", "there are other")),
         (("weights", "other", "a=1", "--reason", "x"), ("answered 422", "no weight for b", "{a: 1, b: 1}")),
         (("weights", "other", "a=1", "c=1", "--reason", "x"), ("'c' is none of its backends",)),
-        (("weights", "other", "--clear", "--reason", " "), ("the reason is missing",)),
         (("status", "new-vlm"), ("answered 404", "did you mean 'new-vllm'?")),
     ],
 )
@@ -284,6 +286,15 @@ def test_nobody_listens() -> None:
     ("arguments", "said"),
     [
         (("start", "x", "--control", "a"), "--candidate"),
+        (("start", "a b", "--control", "a", "--candidate", "b"), "'a b': a name has letters"),
+        (("start", "x", "--control", "", "--candidate", "b"), "'': a name has letters"),
+        ((*START, "--metric", "fluidty"), "'fluidty' is no metric: did you mean fluidity?"),
+        ((*START, "--metric", "bad"), "there are good, fluidity, deadline_misses, ttft"),
+        ((*START, "--author", ""), "it is empty"),
+        ((*START, "--split", " "), "it is empty"),
+        (("stop", "x", "--reason", ""), "it is empty: write a few words"),
+        (("stop", "x", "--reason", "x" * 301), "301 characters: at most 300"),
+        (("weights", "other", "--clear", "--reason", " "), "it is empty"),
         ((*START, "--margin", "half"), "is not a ratio"),
         ((*START, "--alpha", "5"), "write 5% if percent is meant"),
         ((*START, "--requests", "3"), "--requests"),
@@ -303,6 +314,19 @@ def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
     told = run(*arguments)
     assert told.exit_code == 2
     assert said in " ".join(told.output.replace("│", " ").split())
+
+
+def test_metrics_are_those_of_the_configuration() -> None:
+    assert get_args(MetricName) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("start", "token for changes"), ("weights", "token for reading"), ("status", "the admin token,")],
+)
+def test_help_names_the_token_that_is_needed(command: str, said: str) -> None:
+    told = CliRunner().invoke(app, ["experiment", command, "--help"], env={"COLUMNS": "160"}).output
+    assert said in told
 
 
 def test_another_version_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,9 @@ def test_a_window_that_the_api_refuses_says_why(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--window", "5"], "a unit is needed"),
+        (["--window", "5"], "'5': a unit is needed, for example 5m"),
+        (["--window", "soon"], "is not a duration"),
+        (["--scope", "flet"], "'flet': write fleet or host"),
         (["--md", "--json"], "one of --md and --json"),
         (["--admin", "ftp://x"], "not the URL of an admin listener"),
         (["--admin", "http://x:port"], "not the URL of an admin listener"),

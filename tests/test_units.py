@@ -189,6 +189,7 @@ def test_addresses(text: str, host: str, port: int) -> None:
     ("text", "says"),
     [
         ("8080", "a port is needed, for example 127.0.0.1:8080"),
+        ("99999", "a port is needed, for example 127.0.0.1:8080"),
         ("localhost", "a port is needed, for example localhost:8080"),
         ("", "a port is needed"),
         ("::1", "in brackets, for example [::1]:8080"),

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
+from proxy.units import parse_duration
+
 #: Where it listens unless told otherwise.
 ADMIN: Final = "http://127.0.0.1:9464"
 #: The flags of every command that asks it.
@@ -25,6 +27,11 @@ TokenFile = Annotated[
 ]
 #: Exit status of a command that got no answer, or a refusal.
 FAILED: Final = 1
+#: Mends that name a route, as a command.
+_IN_WORDS: Final = {
+    "GET /api/experiments lists them": "`legato experiment status` lists them",
+    "GET / lists what there is": "does the same version of Legato run there?",
+}
 _TIMEOUT_S: Final = 20.0
 _BODY_MAX: Final = 64 * 1024 * 1024
 
@@ -84,6 +91,16 @@ class Admin(NamedTuple):
 def admin_of(admin: str, token_file: str | None) -> Admin:
     """From the flags ``--admin`` and ``--token-file``; raises ``BadParameter`` for what they cannot be."""
     return Admin(_base(admin), _token(token_file))
+
+
+def check_window(text: str) -> None:
+    """Raises ``BadParameter`` where ``--window`` is no stretch of time."""
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        bare = text.strip().isdecimal()
+        why = f"{text!r}: a unit is needed, for example {text.strip()}m" if bare else str(error)
+        raise typer.BadParameter(why, param_hint="--window") from error
 
 
 def another_version(base: str) -> Unanswered:
@@ -168,7 +185,7 @@ def _token(path: str | None) -> str | None:
 def _refused(base: str, error: urllib.error.HTTPError) -> str:
     try:
         said = json.loads(error.read(_BODY_MAX))["error"]
-        told = f"{said['message']}\n  {said['mend']}"
+        told = f"{said['message']}\n  {_IN_WORDS.get(said['mend'], said['mend'])}"
     except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
         told = "what answers there is no admin listener of Legato: give --admin URL"
     flag = "\n  the flag is --token-file FILE" if error.code in (401, 403) else ""

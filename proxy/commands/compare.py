@@ -24,10 +24,10 @@ from proxy.commands.admin import (
     Unanswered,
     admin_of,
     another_version,
+    check_window,
     plain,
     refuse,
 )
-from proxy.units import parse_duration
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -152,10 +152,7 @@ def _look(name: str | None, a: str | None, b: str | None, more: dict[str, str | 
         )
     if name is not None:
         raise typer.BadParameter("name an experiment, or two backends by --a and --b", param_hint="NAME")
-    try:
-        parse_duration(given.get("window", "1h"))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--window") from error
+    check_window(given.get("window", "1h"))
     return _Question("/api/compare", {"a": a, "b": b, **given}, look_page)
 
 

@@ -8,15 +8,32 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import sys
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
 
-from proxy.commands.admin import ADMIN, Admin, AdminUrl, Unanswered, admin_of, another_version, plain, refuse
+from proxy.commands.admin import (
+    ADMIN,
+    Admin,
+    AdminUrl,
+    TokenFile,
+    Unanswered,
+    admin_of,
+    another_version,
+    plain,
+    refuse,
+)
 from proxy.units import parse_ratio
+
+#: As the configuration has them (``settings.experiment.MetricName``).
+METRICS: Final = ("good", "fluidity", "deadline_misses", "ttft", "log_ttft", "normalized_latency", "errors")
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_AUTHOR, _REASON = 100, 300  # characters
 
 _EXAMPLES: Final = """[bold]Examples[/bold]
 
@@ -52,6 +69,14 @@ _Token = Annotated[
         help="The file of the token for changes (admin.write_token_file, or admin.token_file).",
     ),
 ]
+_ReadToken = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The file of the token for reading (admin.token_file), for changes that of "
+        "admin.write_token_file.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="What the admin API answers.")]
 
 
@@ -65,9 +90,7 @@ def start(
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(
-            help="What decides: good, fluidity, deadline_misses, ttft, log_ttft, normalized_latency, errors."
-        ),
+        typer.Option(metavar="METRIC", help=f"What decides: {', '.join(METRICS)}."),
     ] = "good",
     margin: Annotated[
         str | None,
@@ -91,6 +114,10 @@ def start(
     token_file: _Token = None,
 ) -> None:
     """Begin to count: what was assigned to either backend, and how it went. Terms are fixed from here on."""
+    for flag, text in (("NAME", name), ("--control", control), ("--candidate", candidate)):
+        _named(flag, text)
+    _metric(metric)
+    _words("--split", split, most=1000)
     terms: dict[str, Any] = {"name": name, "control": control, "candidate": candidate, "metric": metric}
     terms |= {"requests": requests, "alpha": _ratio("--alpha", alpha), "abort": abort}
     terms |= {} if split is None else {"split": split}
@@ -114,6 +141,7 @@ def stop(
     token_file: _Token = None,
 ) -> None:
     """End an experiment. Its figures stay, and so do the weights."""
+    _words("--reason", reason, most=_REASON)
     word = {"author": _who(author), "reason": reason}
 
     def done(listener: Admin) -> None:
@@ -140,7 +168,7 @@ def weights(
     clear: Annotated[bool, typer.Option("--clear", help="The file's weights again.")] = False,
     author: _Author = None,
     admin: AdminUrl = ADMIN,
-    token_file: _Token = None,
+    token_file: _ReadToken = None,
 ) -> None:
     """Show weights, or put others in place of the file's: on all hosts, with who and why, until it changes.
 
@@ -153,6 +181,7 @@ def weights(
         raise typer.BadParameter("name the split", param_hint="SPLIT")
     if (given or clear) and reason is None:
         raise typer.BadParameter("say why the weights change", param_hint="--reason")
+    _words("--reason", reason, most=_REASON)
     if len(given) < len(arms or []):
         raise typer.BadParameter("a backend is named twice", param_hint="BACKEND=WEIGHT")
 
@@ -178,7 +207,7 @@ def status(
     ] = None,
     as_json: _Json = False,
     admin: AdminUrl = ADMIN,
-    token_file: _Token = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Show experiments and how they stand, and the weights of all splits."""
 
@@ -225,6 +254,30 @@ def _ratio(flag: str, text: str) -> float:
         raise typer.BadParameter(str(error), param_hint=flag) from error
 
 
+def _named(flag: str, text: str) -> None:
+    if not _WORD.fullmatch(text):
+        raise typer.BadParameter(
+            f"{text!r}: a name has letters, digits, _, . and -, at most 63, the first a letter or a digit",
+            param_hint=flag,
+        )
+
+
+def _metric(text: str) -> None:
+    if text not in METRICS:
+        close = get_close_matches(text, METRICS, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(METRICS)}"
+        raise typer.BadParameter(f"{text!r} is no metric: {mend}", param_hint="--metric")
+
+
+def _words(flag: str, text: str | None, most: int) -> None:
+    if text is None:
+        return
+    if not text.strip():
+        raise typer.BadParameter("it is empty: write a few words", param_hint=flag)
+    if len(text) > most:
+        raise typer.BadParameter(f"{len(text)} characters: at most {most} are kept", param_hint=flag)
+
+
 def _arm(text: str) -> tuple[str, int]:
     name, _, weight = text.rpartition("=")
     if not name or not (weight.isascii() and weight.isdigit()):
@@ -237,6 +290,7 @@ def _arm(text: str) -> tuple[str, int]:
 def _who(author: str | None) -> str:
     """The author, else the login name."""
     if author is not None:
+        _words("--author", author, most=_AUTHOR)
         return author
     try:
         return pwd.getpwuid(os.getuid()).pw_name

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from proxy.commands.admin import ADMIN, AdminUrl, TokenFile, Unanswered, admin_of, another_version, refuse
-from proxy.units import parse_duration
+from proxy.commands.admin import (
+    ADMIN,
+    AdminUrl,
+    TokenFile,
+    Unanswered,
+    admin_of,
+    another_version,
+    check_window,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from proxy.commands.morning import Section
@@ -22,7 +30,7 @@ For a ticket: [cyan]legato report --window 1h --md > report.md[/cyan]
 
 For a script: [cyan]legato report --window 5m --json | jq '.findings'[/cyan]
 
-Another host: [cyan]legato report --admin https://10.0.0.7:9464 --token-file /etc/legato/token[/cyan]
+Another host: [cyan]legato report --admin http://10.0.0.7:9464 --token-file /etc/legato/token[/cyan]
 
 Read it from the top: what needs attention, promises kept, times, the worst requests; then whether the delay
 was ours, and what was not seen.
@@ -52,10 +60,9 @@ def report(
     """Tell how the last hour (or night) went: promises kept, misses, times, the worst, our own share."""
     if as_markdown and as_json:
         raise typer.BadParameter("give one of --md and --json", param_hint="--md")
-    try:
-        parse_duration(window)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--window") from error
+    check_window(window)
+    if scope is not None and scope not in ("fleet", "host"):
+        raise typer.BadParameter(f"{scope!r}: write fleet or host", param_hint="--scope")
     listener = admin_of(admin, token_file)
     try:
         asked = {"window": window} | ({} if scope is None else {"scope": scope})
