@@ -191,7 +191,10 @@ def judge(
     reasons = list(doubts)
     if not isfinite(low):
         nothing = (*reasons, "no_data" if np.isnan(found.effect) else "no_variance")
-        return Judged(metric.name, None, None, None, None, None, None, Verdict.UNDECIDED, reasons=nothing)
+        values = _value(sums[0]), _value(sums[1])
+        return Judged(metric.name, *values, None, None, None, None, Verdict.UNDECIDED, reasons=nothing)
+    if metric.least:  # no two shares differ by more
+        low, high = max(low, -1.0), min(high, 1.0)
     lacking = float(shortfall(*sums, found, plan))
     if lacking > 1:
         reasons.append("too_few")
@@ -259,6 +262,11 @@ def _doubt(metric: Metric, control: Sequence[ArmSums], candidate: Sequence[ArmSu
     if bool(ready(*sums, found, plan)) and not low <= 0 <= high:
         doubts.append(f"{metric.name}:differs")
     return doubts
+
+
+def _value(sums: Sums) -> float | None:
+    """Of one arm by itself, over all epochs; ``None``: it has no such request."""
+    return float(sums.y.sum() / sums.x.sum()) if sums.x.sum() > 0 else None
 
 
 def _share(sums: Sums) -> float:

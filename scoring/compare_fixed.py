@@ -257,6 +257,8 @@ def _means(metric: Metric, arms: list[_Mean | None], alpha: float) -> Look:
     found = welch(control, candidate, alpha) if min(counts) >= LEAST_MEAN else None
     if found is None:
         return _nothing(metric, values, counts, "too_few" if min(counts) < LEAST_MEAN else "no_variance")
+    if metric.least:  # no two shares differ by more
+        found = Bounded(found.value, max(found.low, -1.0), min(found.high, 1.0))
     return _judged(metric, (control.mean, candidate.mean), found, counts)
 
 

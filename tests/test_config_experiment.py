@@ -16,6 +16,7 @@ CHAT = "{name: chat, match: {path: /v1/chat*}, split: {stable: 1, canary: 1}}"
 REST = "{name: rest, split: {stable: 1, canary: 1, other: 1}}"
 ODD = "{name: odd, match: {path: /odd}, split: {stable: 1, other: 1}}"
 STICKY = "{match: {path: /a}, split: {stable: 1, canary: 1}, sticky: {client: address}}"
+EVEN = "{split: {stable: 1, canary: 1}}"
 
 
 def read(tmp_path: Path, experiment: str, routes: str = ONE) -> Config:
@@ -70,7 +71,7 @@ WRONG = [
     (f"{{{A}}}", f"[{STICKY}, {REST}]", "experiment.split", "give the one that counts a name"),
     (f"{{{A}, split: caht}}", f"[{CHAT}, {REST}]", "experiment.split", "did you mean 'chat'?"),
     (f"{{{A}, split: odd}}", f"[{CHAT}, {ODD}]", "experiment.split", "not over stable and canary"),
-    (f"{{{A}}}", f"[{STICKY}, {ONE[1:]}", "experiment.split", "some are not: give them names"),
+    (f"{{{A}}}", f"[{STICKY}, {EVEN}]", "experiment.split", "some are not: give them names"),
     (f"{{{A}, margin: 150%}}", ONE, "experiment.margin", ""),
     (f"{{{A}, metric: speed}}", ONE, "experiment.metric", "'good'"),
     (f"{{{A}, alpha: 0}}", ONE, "experiment.alpha", ""),

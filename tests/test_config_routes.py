@@ -158,6 +158,33 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
     assert found == [("routes[1].name", "'x' is the name of another route too: choose one of its own")]
 
 
+ALIKE: list[tuple[str, list[str]]] = [
+    ("{split: {stable: 1, canary: 1}, match: {path: /a}}, {split: {canary: 1, stable: 1}}", []),
+    (
+        "{split: {stable: 9, canary: 1}, match: {path: /a}}, {split: {stable: 1, canary: 1}}",
+        ["routes[1].split"],
+    ),
+    ("{split: {stable: 9, canary: 1}, match: {path: /a}}, {split: {stable: 1, canary: 1}, name: b}", []),
+    (
+        "{backend: next, match: {path: /x}}, {split: {stable: 9, canary: 1}, match: {path: /a}}, "
+        "{split: {stable: 9, canary: 1}, match: {path: /b}}, {split: {canary: 9, stable: 1}}",
+        ["routes[3].split"],
+    ),
+    ("{split: {stable: 9, canary: 1}, match: {path: /a}}, {split: {stable: 1, canary: 1, next: 1}}", []),
+]
+
+
+@pytest.mark.parametrize(("routes", "places"), ALIKE)
+def test_one_split_has_its_weights_once(tmp_path: Path, routes: str, places: list[str]) -> None:
+    """Without names they would share theirs, and the status would show the one's weights as the other's."""
+    if not places:
+        read(tmp_path, f"[{routes}]")
+        return
+    found = wrong(tmp_path, f"[{routes}]")
+    assert [key for key, _ in found] == places
+    assert "by other weights: give these routes names" in found[0][1]
+
+
 CARES: list[tuple[str, list[str]]] = [
     (f"[{{{TWO}}}]", ["backend next is used by no route"]),
     ("[{split: {stable: 1, canary: 1, next: 1}}]", []),

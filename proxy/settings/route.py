@@ -30,7 +30,7 @@ class Sticky(Settings):
     field: Literal["user", "safety_identifier", "prompt_cache_key"] | None = Field(
         default=None,
         description="By this key of the JSON body, a text or whole number. Bodies over 512 KiB are looked "
-        "at near their two ends.",
+        "at near their two ends, compressed ones (`Content-Encoding`) not at all: such requests are drawn.",
     )
     client: Literal["address"] | None = Field(
         default=None,

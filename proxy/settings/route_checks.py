@@ -47,6 +47,17 @@ def split_findings(loc: Loc, route: Route, config: Config, tree: Tree) -> Iterat
     same = [other for other in config.routes if other.name is not None and other.name == route.name]
     if same and same[0] is not route:
         yield (*loc, "name"), f"{route.name!r} is the name of another route too: choose one of its own"
+    yield from _alike((*loc, "split"), route, config)
+
+
+def _alike(loc: Loc, route: Route, config: Config) -> Iterator[tuple[Loc, str]]:
+    """Routes without names over the same backends are one split, which has its weights once."""
+    unnamed = [other for other in config.routes if other.name is None and len(other.arms) > 1]
+    same = [other for other in unnamed if other.all_names == route.all_names]
+    if route.name is None and same and same[0].arms != route.arms:
+        first = next(place for place, other in enumerate(config.routes) if other is same[0])
+        mend = f"routes[{first}] shares among the same backends by other weights: give these routes names"
+        yield loc, f"{', '.join(f'{name} {weight}' for name, weight in route.arms)}: {mend}"
 
 
 def _sticky(loc: Loc, route: Route) -> Iterator[tuple[Loc, str]]:

@@ -137,7 +137,20 @@ def test_nothing_seen_is_no_number() -> None:
     # An arm that answers nothing has no times, and is worse all the same.
     dead = against(arm(good=500), arm(failed=500))
     assert dead.metrics["errors"].verdict is dead.metrics["good"].verdict is Verdict.WORSE
-    assert dead.metrics["ttft"].reasons == ("no_data",)
+    ttft = dead.metrics["ttft"]
+    assert (ttft.reasons, ttft.candidate, ttft.effect) == (("no_data",), None, None)
+    assert ttft.control == pytest.approx(0.21), "what there is of one arm is shown"
+
+
+def test_no_two_shares_differ_by_more_than_all() -> None:
+    found = against(arm(good=60), arm(failed=60))
+    for name, ends in {"good": (-1.0, -0.9), "errors": (0.9, 1.0)}.items():
+        judged = found.metrics[name]
+        assert (judged.low, judged.high) == (
+            pytest.approx(ends[0], abs=0.15),
+            pytest.approx(ends[1], abs=0.15),
+        )
+        assert 1.0 in (-(judged.low or 0), judged.high)
 
 
 def test_a_ramp_through_a_bad_hour_is_no_difference() -> None:
