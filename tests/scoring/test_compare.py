@@ -146,10 +146,7 @@ def test_no_two_shares_differ_by_more_than_all() -> None:
     found = against(arm(good=60), arm(failed=60))
     for name, ends in {"good": (-1.0, -0.9), "errors": (0.9, 1.0)}.items():
         judged = found.metrics[name]
-        assert (judged.low, judged.high) == (
-            pytest.approx(ends[0], abs=0.15),
-            pytest.approx(ends[1], abs=0.15),
-        )
+        assert [judged.low, judged.high] == pytest.approx(list(ends), abs=0.15)
         assert 1.0 in (-(judged.low or 0), judged.high)
 
 
