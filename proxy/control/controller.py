@@ -134,7 +134,7 @@ class Process:
         """Book what has arrived, hand out what is left, let the admin API finish; all within ``END_S``."""
         self._server.should_exit = True
         self.link.fold_for(int(END_S * 0.25e9))
-        self.controller.look_for_dead()
+        self.controller.look_for_dead(last=True)
         admin = [task for task, name in jobs.items() if name == "admin"]
         for task in jobs.keys() - set(admin):
             task.cancel()

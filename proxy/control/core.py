@@ -183,9 +183,12 @@ class Controller:
         if self.shares.due(now_ns):
             self.shares.note(self.snapshot(), self.link_errors)
 
-    def look_for_dead(self) -> None:
-        """Count what dead workers took along, those too of which only a former control process heard."""
-        for entry in self.workers.look_for_dead(self._monotonic_ns()):
+    def look_for_dead(self, *, last: bool = False) -> None:
+        """Count what dead workers took along, those too of which only a former control process heard.
+
+        ``last``: at the end, when nothing more is read.
+        """
+        for entry in self.workers.look_for_dead(self._monotonic_ns(), last=last):
             if self._fleet is not None:  # which asks how much of what was settled is in Redis
                 hello = Hello(PROTOCOL, entry.worker, entry.pid, entry.incarnation, 1, entry.settled, 0)
                 self._fleet.hello(hello)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("legato.link")
 
-#: What a dead worker that was never heard of had written may still wait in the link's socket for so long.
+#: What a dead worker had written to a connection that nobody accepted yet may wait in the link's socket: so
+#: long after its last link ended, or after it was found dead, if it was never heard of.
+LINK_NS: Final = 1_000_000_000
 UNHEARD_NS: Final = 2_000_000_000
 
 
@@ -54,12 +56,16 @@ class Dead:
         if self._tally is not None and worker.tallied_at is not None:
             self._tally.settled(worker.tallied_at, worker.incarnation, worker.seen)
 
-    def look(self, now_ns: int) -> list[Loss]:
-        """Those that died since the last look and whose every word was read: each is told once."""
+    def look(self, now_ns: int, *, last: bool = False) -> list[Loss]:
+        """Those that died since the last look and whose every word was read: each is told once.
+
+        ``last``: nobody looks again, so nothing is waited for.
+        """
         if self._tally is None:
             return []
         entries = self._tally.entries()
-        losses = [loss for entry in entries if entry.dead and (loss := self._loss(entry, now_ns)) is not None]
+        dead = [entry for entry in entries if entry.dead]
+        losses = [self._loss(entry) for entry in dead if last or self._read(entry, now_ns)]
         for loss in losses:
             self._tally.counted(loss.entry.at)
             if loss.gone:
@@ -74,15 +80,17 @@ class Dead:
         self._since_ns = {name: ns for name, ns in self._since_ns.items() if name in still}
         return losses
 
-    def _loss(self, entry: Entry, now_ns: int) -> Loss | None:
+    def _read(self, entry: Entry, now_ns: int) -> bool:
+        """Nothing that it had sent is still on its way."""
         worker = self._heard.get(entry.incarnation)
-        if worker is not None:
-            if worker.connected:
-                return None  # its link's end is behind what it had sent, and not read yet
-            seen = worker.seen
-        else:
-            if now_ns - self._since_ns.setdefault(entry.incarnation, now_ns) < UNHEARD_NS:
-                return None
-            seen = 0
+        if worker is None:
+            return now_ns - self._since_ns.setdefault(entry.incarnation, now_ns) >= UNHEARD_NS
+        if worker.connected or worker.gone_at_ns is None:
+            return False  # its link's end is behind what it had sent
+        return now_ns - worker.gone_at_ns >= LINK_NS
+
+    def _loss(self, entry: Entry) -> Loss:
+        worker = self._heard.get(entry.incarnation)
+        seen = 0 if worker is None else worker.seen
         settled = max(seen, entry.settled)
         return Loss(entry, settled - seen, max(entry.begun - settled, 0), worker is not None)

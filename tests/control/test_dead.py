@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from proxy.control.core import Controller
-from proxy.control.dead import UNHEARD_NS
+from proxy.control.dead import LINK_NS, UNHEARD_NS
 from proxy.control.workers import GRACE_NS, Worker, Workers
 from proxy.link import PROTOCOL, Facts, Hello
 from proxy.tally import Begun, Tally, claim, make_tally
@@ -144,6 +144,23 @@ def test_one_that_stayed_away_and_died_there(host: Host) -> None:
     assert host.look() == {"worker_lost": 8}
 
 
+def test_what_it_wrote_to_a_link_that_nobody_accepted_yet_is_read_first(host: Host) -> None:
+    worker = Live(host).hello().begin(10).end(2)
+    worker.die()  # its link had broken, and it had opened another one
+    assert host.look(LINK_NS - 1) == {}
+    worker.hello().end(5)
+    worker.die()
+    assert host.look(LINK_NS) == {"worker_lost": 3}
+
+
+def test_at_the_end_nothing_is_waited_for(host: Host) -> None:
+    worker = Live(host).hello().begin(10).end(2)
+    Live(host, 1).begin(4).die(read=False)
+    worker.die()
+    host.workers.look_for_dead(host.now_ns, last=True)
+    assert lost(host.workers) == {"worker_lost": 12}
+
+
 def test_a_graceful_end_takes_nothing_along(host: Host) -> None:
     Live(host).hello().begin(10).end(10).die()
     Live(host, 1).hello().die()
@@ -238,7 +255,7 @@ def test_everything_begun_is_in_one_book(host: Host, seed: int) -> None:
                 lives[number] = Live(host, number).hello()
             case "look":
                 host.look(dice.randrange(3_000_000_000))
-        host.workers.look_for_dead(host.now_ns)
+        host.look(LINK_NS)
         held = sum(live.begun.counted - _seen(live) for live in lives.values())
         told = lost(host.workers)
         assert host.booked + told.pop("worker_lost", 0) + held == begun
