@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: ``legato --help`` answers a
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from proxy.config import Boot, Config
 
 _BAD_CONFIG = 2
+_NO_FILE = "  no file was given: legato check FILE, or LEGATO_CONFIG"
 
 app = typer.Typer(
     name="legato",
@@ -46,6 +48,21 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("legato")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"legato {_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What ``legato`` takes without a command."""
 
 
 @app.command(epilog=_SERVE_EXAMPLES)
@@ -152,7 +169,7 @@ def check(
     from proxy.config import default_file
 
     path = file or default_file()
-    typer.echo(_summary(path, _load({"file": path, "flags": {}})))
+    typer.echo(_summary(path, _load({"file": path, "flags": {}}, beside=_NO_FILE)))
 
 
 @app.command()
@@ -161,14 +178,19 @@ def version() -> None:
     typer.echo(f"legato {_version()}")
 
 
-def _load(boot: Boot) -> Config:
-    """The configuration; prints everything that is wrong and exits 2."""
+def _load(boot: Boot, beside: str = "") -> Config:
+    """The configuration; prints everything that is wrong and exits 2.
+
+    ``beside`` is printed too where there is no server because there is no file.
+    """
     from proxy.config import ConfigErrors, load
 
     try:
         return load(boot)
     except ConfigErrors as errors:
         typer.echo(f"legato: {errors}", err=True)
+        if beside and boot["file"] is None and any(each.key == "backends" for each in errors.problems):
+            typer.echo(beside, err=True)
         raise typer.Exit(_BAD_CONFIG) from None
 
 
@@ -228,6 +250,23 @@ def _register() -> None:
     compare.register(app)
     experiment.register(app)
     demo.register(app)
+    _flow(app)
+
+
+def _flow(group: typer.Typer) -> None:
+    """Let the help of every command flow to the terminal's width: only empty lines end a paragraph."""
+    for held in group.registered_commands:
+        text = held.help or (held.callback.__doc__ if held.callback else None)
+        held.help = text and _paragraphs(inspect.cleandoc(text))
+        held.epilog = held.epilog and _paragraphs(held.epilog)
+    for inner in [each.typer_instance for each in group.registered_groups if each.typer_instance]:
+        if isinstance(inner.info.epilog, str):
+            inner.info.epilog = _paragraphs(inner.info.epilog)
+        _flow(inner)
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,41 @@ def test_check_refuses(tmp_path: Path) -> None:
     assert "LEGATO_TBT: slos[0].tbt: '5': a unit is needed" in done.stderr
 
 
+def test_check_without_a_file_says_so() -> None:
+    done = legato("check")
+    assert done.exit_code == 2
+    assert "no file was given: legato check FILE, or LEGATO_CONFIG" in done.stderr
+    done = legato("check", env={"LEGATO_UPSTREAM": "http://a", "LEGATO_TBT": "5"})
+    assert "no file was given" not in done.stderr  # it is not what is wrong
+    assert "no file was given" not in legato("serve").stderr
+
+
 def test_version() -> None:
     assert legato("version").stdout.startswith("legato 0.")
+    assert legato("--version").stdout == legato("version").stdout
+
+
+COMMANDS = [
+    ("serve",),
+    ("freeze",),
+    ("report",),
+    ("score",),
+    ("compare",),
+    ("demo",),
+    *(("alerts", name) for name in ("list", "test", "backtest")),
+    ("experiment",),
+    *(("experiment", name) for name in ("start", "stop", "weights", "status")),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_flows_to_the_width(command: tuple[str, ...]) -> None:
+    """No line ends before the next word would have had no room."""
+    for width in (80, 100):
+        lines = legato(*command, "--help", env={"COLUMNS": str(width)}).output.splitlines()
+        for line, following in pairwise(map(str.rstrip, lines)):
+            if line and following and line[0] == following[0] == " ":
+                assert len(line) + 1 + len(following.split()[0]) >= width, (line, following)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def _backends(config: Config, tree: Tree) -> Iterator[Finding]:
     if not config.backends:  # not told again where one is wrong
         yield (
             ("backends",),
-            "no server to forward to: give --upstream http://127.0.0.1:8000, or backends in a file",
+            "no server to forward to: write backends into a file, or give `legato serve` "
+            "--upstream http://127.0.0.1:8000",
         )
     for name, backend in config.backends.items():
         loc: Loc = ("backends", name)
