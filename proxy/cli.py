@@ -189,7 +189,7 @@ def _load(boot: Boot, beside: str = "") -> Config:
         return load(boot)
     except ConfigErrors as errors:
         typer.echo(f"legato: {errors}", err=True)
-        if beside and boot["file"] is None and any(each.key == "backends" for each in errors.problems):
+        if beside and boot["file"] is None and any("no server" in each.mend for each in errors.problems):
             typer.echo(beside, err=True)
         raise typer.Exit(_BAD_CONFIG) from None
 

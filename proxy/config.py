@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from proxy.settings.base import Match
 from proxy.settings.checks import cares, findings, take_out_misplaced
-from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, variable
+from proxy.settings.layers import FLAGS, add_flags, add_variables, complete_slos, names_at, no_json, variable
 from proxy.settings.models import Admin, Backend, Config, Timeouts
 from proxy.settings.notify_checks import hide_urls, notify_files, read_notifiers
 from proxy.settings.outside import destinations, read_headers, read_url, settle_url, url_of
@@ -189,6 +189,8 @@ def _problem(tree: Tree, found: dict[str, Any]) -> tuple[Loc, str]:
             meant = variable((*loc[:-1], meant))
         mend = f": did you mean {meant}?" if meant else f": known are {', '.join(known)}"
         return loc, f"{str(loc[-1])!r} is no setting" + mend
+    if kind in _HOLDERS and (why := no_json(value)) is not None:
+        return loc, f"{text}: is no JSON ({why})"
     words = {
         "model_type": f"{text}: a mapping of settings is needed ({', '.join(names_at(loc))})",
         "dict_type": f"{text}: a mapping is needed, name: value",

@@ -360,3 +360,27 @@ def test_what_deserves_a_look(write: Any) -> None:
         "measure",
     ):
         assert word in told
+
+
+SPLIT = "backends: {a: {url: http://a}, b: {url: http://b}}\nroutes: [{split: {a: 1, b: 1}}]\n"
+COMPARED = SPLIT + "experiment: {name: e, control: a, candidate: b, margin: %s, metric: %s}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            COMPARED % ("0.5", "good"),
+            "experiment.margin: 50 points worse counts as equivalent: write 0.5% if",
+        ),
+        (COMPARED % ("0.5", "ttft"), "experiment.margin: 50% more of a time counts as equivalent"),
+        (COMPARED % ("0.5%", "good"), None),
+        (COMPARED % ("10%", "ttft"), None),
+        (ONE + "access_log: nowhere/d/a.log", "access_log: there is no folder nowhere/d: lines are dropped"),
+        (ONE + "trace_log: nowhere/t.jsonl", "trace_log: there is no folder nowhere: lines are dropped"),
+        (ONE + "access_log: a.log\ntrace_log: off", None),
+    ],
+)
+def test_what_most_likely_is_not_meant_is_a_care(write: Any, text: str, told: str | None) -> None:
+    found = cares(read(write(text)))
+    assert [each.startswith(told) for each in found] == [True] if told else found == []

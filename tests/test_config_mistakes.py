@@ -138,6 +138,7 @@ MISTAKES = [
     ("slos: [{tbt: 5ms}]", "a name is needed"),
     ("slos: [{name: a, match: {model: x}}, {name: a}]", "the name of another SLO too"),
     ("slos: [{name: a}, {name: b, match: {path: /x}}]", "is never reached: SLO 'a'"),
+    ("slos: [{tbt: 5ms}, {name: b}]", "is never reached: slos[0] before it"),
     ("slos: [{name: a, objective: 100%}]", "write 99.9%"),
     ("slos: [{name: a, objective: 99}]", "write 99% if percent is meant"),
     ("slos: [{name: a, tbt: 0s}]", "must be longer than 0"),
@@ -185,7 +186,9 @@ def test_a_name_and_what_it_stands_for_can_both_be_wrong(write: Any) -> None:
         ("LEGATO_SLOS__0__TBT", "5ms", "LEGATO_SLOS='[...]'"),
         ("LEGATO_WORKERS__X", "5", "a whole number is needed"),
         ("LEGATO_BACKENDS", "http://a", "a mapping is needed"),
-        ("LEGATO_BACKENDS", "{broken", "a mapping is needed"),
+        ("LEGATO_BACKENDS", "{broken", "'{broken': is no JSON (Expecting property name enclosed in double"),
+        ("LEGATO_SLOS", '[{"name": "x"', "is no JSON (Expecting ',' delimiter at character 14)"),
+        ("LEGATO_ALERTS__NOTIFY", '[{"slack": "http://h/hunter2"', "what is written: is no JSON"),
         ("LEGATO_ALERTS__NOTIFY", "http://:hunter2@h", "a list is needed"),
         ("LEGATO_UPSTREAM", "http://u:hunter2@h", "credentials"),
         ("LEGATO_TBT", "5", "a unit is needed"),
@@ -266,7 +269,21 @@ def test_certificates_and_keys_must_belong_together(write: Any, tmp_path: Path) 
     assert "is not the key of the certificate" in mend
 
     (tmp_path / "key.pem").write_text("nonsense")
+    assert problems(file)[0][1:] == (
+        "tls.key_file",
+        f"no private key in '{tmp_path}/key.pem': give the PEM file that holds it",
+    )
+
+    (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
     assert "is no PEM pair" in problems(file)[0][2]
+    assert "None" not in problems(file)[0][2]
+
+    one.private_key_pem.write_to_path(tmp_path / "cert.pem")
+    assert problems(file)[0][1:] == (
+        "tls.cert_file",
+        f"no certificate in '{tmp_path}/cert.pem': give the PEM file that holds it",
+    )
+    one.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
 
     one.private_key_pem.write_to_path(tmp_path / "key.pem")
     assert read(file).tls.key_file == str(tmp_path / "key.pem")

@@ -182,7 +182,11 @@ def test_a_mistake_is_named_with_its_place_and_the_mend_and_no_secret(
 
 
 VARIABLES = [
-    ("LEGATO_ALERTS__NOTIFY", '[{"slack": {"url": "https://h/hunter2"}', "what is written: a list is needed"),
+    (
+        "LEGATO_ALERTS__NOTIFY",
+        '[{"slack": {"url": "https://h/hunter2"}',
+        "what is written: is no JSON (Expecting",
+    ),
     ("LEGATO_ALERTS__NOTIFY", "https://h/hunter2", "what is written: a list is needed"),
     ("LEGATO_ALERTS__NOTIFY", '["https://h/hunter2"]', "what is written: a mapping of settings is needed"),
     ("LEGATO_ALERTS__NOTIFY", '[{"slack": "https://h/hunter2"}]', "what is written: a mapping"),

@@ -34,6 +34,7 @@ def test_a_file_that_holds_no_token_is_refused(name: str, held: bytes, mend: str
     (problem,) = caught.value.problems
     assert problem.key == f"admin.{name}_file"
     assert mend in problem.mend
+    assert "/held'" in problem.mend  # which file
     assert "two" not in problem.mend
 
 

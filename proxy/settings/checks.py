@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from proxy.settings.alert_checks import alert_findings, cares_of_alerts
 from proxy.settings.base import Match
 from proxy.settings.ejection_checks import cares_of_ejection, ejection_findings
-from proxy.settings.experiment_checks import experiment_findings
+from proxy.settings.experiment_checks import cares_of_experiment, experiment_findings
 from proxy.settings.files import authority, pair
 from proxy.settings.models import Backend, BackendTls, Config, ListenTls
 from proxy.settings.notify_checks import cares_of_notifiers, notify_findings
@@ -156,7 +156,13 @@ def _slos(config: Config, tree: Tree) -> Iterator[Finding]:
                 f"min {prompts.min} is more than max {prompts.max}: no prompt is that long, turn them round"
             )
             yield (*loc, "match", "prompt_tokens"), mend
-    yield from _unreached(tree, "slos", [(slo.match, f"SLO {slo.name!r}") for slo in config.slos])
+    yield from _unreached(
+        tree, "slos", [(slo.match, _called(index, slo)) for index, slo in enumerate(config.slos)]
+    )
+
+
+def _called(index: int, slo: Slo) -> str:
+    return f"SLO {slo.name!r}" if slo.name else f"slos[{index}]"
 
 
 def _unreached(tree: Tree, rules: str, matches: list[tuple[Match, str]]) -> Iterator[Finding]:
@@ -236,6 +242,8 @@ def cares(config: Config) -> list[str]:
         unused = set(list(config.backends)[1:])
     out += [f"backend {name} is used by no route" for name in config.backends if name in unused]
     out += [*cares_of_splits(config), *cares_of_mirrors(config)]
+    out += cares_of_experiment(config.experiment)
+    out += _cares_of_logs(config)
     out += cares_of_alerts(config)
     out += cares_of_ejection(config)
     out += cares_of_notifiers(config.alerts)
@@ -247,6 +255,14 @@ def cares(config: Config) -> list[str]:
     if not config.measure:
         out.append("measure is off: streams are forwarded, not scored")
     return [*out, *cares_outside(config.redis, config.otel), *config.notes]
+
+
+def _cares_of_logs(config: Config) -> Iterator[str]:
+    """Files whose folder is missing: it may still be made, until then nothing is written."""
+    for name, path in (("access_log", config.access_log), ("trace_log", config.trace_log)):
+        folder = os.path.dirname(path or "") or "."
+        if path not in (None, "-") and not os.path.isdir(folder):
+            yield f"{name}: there is no folder {folder}: lines are dropped, and counted, until there is"
 
 
 def _cares_of_curves(slo: Slo, config: Config) -> list[str]:

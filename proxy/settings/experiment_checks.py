@@ -10,6 +10,8 @@ from proxy.settings.problems import suggest
 from proxy.settings.route import Route
 from proxy.settings.tree import Loc, Tree
 
+_TIMES = ("ttft", "log_ttft", "normalized_latency")
+
 
 def experiment_findings(config: Config, tree: Tree) -> Iterator[tuple[Loc, str]]:
     """What does not go together in it, or with the routes."""
@@ -40,6 +42,17 @@ def experiment_findings(config: Config, tree: Tree) -> Iterator[tuple[Loc, str]]
         yield (*loc, "candidate"), f"{experiment.candidate!r} is the control too: name another backend"
         return
     yield from _placed(loc, experiment, config)
+
+
+def cares_of_experiment(experiment: Experiment) -> Iterator[str]:
+    """A margin that calls nearly everything equivalent: a share was most likely meant in percent."""
+    margin = experiment.margin
+    if experiment.name is None or margin is None:
+        return
+    times = experiment.metric in _TIMES
+    if margin >= (0.25 if times else 0.1):
+        told = f"{100 * margin:g}{'% more of a time' if times else ' points worse'}"
+        yield f"experiment.margin: {told} counts as equivalent: write {margin:g}% if percent is meant"
 
 
 def _placed(loc: Loc, experiment: Experiment, config: Config) -> Iterator[tuple[Loc, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from proxy.settings.tree import Loc
 
 Finding = tuple[Loc, str]
+_PEM_MAX = 1024 * 1024  # bytes that are looked through
 
 
 def pair(loc: Loc, cert: str | None, key: str | None, *, server: bool) -> Iterator[Finding]:
@@ -31,11 +32,25 @@ def pair(loc: Loc, cert: str | None, key: str | None, *, server: bool) -> Iterat
                 (*loc, "key_file"),
                 f"{key!r} is not the key of the certificate {cert!r}: give the two that belong together",
             )
+        elif lacking := list(_lacking(loc, cert, key)):
+            yield from lacking
         else:
+            why = f" ({error.reason})" if error.reason else ""
             yield (
                 (*loc, "cert_file"),
-                f"{cert!r} with {key!r} is no PEM pair ({error.reason}): the key without a passphrase",
+                f"{cert!r} with {key!r} is no PEM pair{why}: the key without a passphrase",
             )
+
+
+def _lacking(loc: Loc, cert: str, key: str) -> Iterator[Finding]:
+    """Files that hold nothing of what they should, one given for the other most likely."""
+    for name, path, what, mark in (
+        ("cert_file", cert, "certificate", b"CERTIFICATE-----"),
+        ("key_file", key, "private key", b"PRIVATE KEY-----"),
+    ):
+        with open(path, "rb") as file:
+            if mark not in file.read(_PEM_MAX):
+                yield (*loc, name), f"no {what} in {path!r}: give the PEM file that holds it"
 
 
 def authority(loc: Loc, path: str) -> Iterator[Finding]:

@@ -147,6 +147,19 @@ def _json(text: str) -> Any:
         return text
 
 
+def no_json(value: Any) -> str | None:
+    """Why a text that begins as JSON is none; ``None`` where it does not, or is."""
+    if not (isinstance(value, str) and value.lstrip().startswith(("{", "["))):
+        return None
+    try:
+        json.loads(value)
+    except json.JSONDecodeError as error:
+        return f"{error.msg} at character {error.pos + 1}"
+    except (ValueError, RecursionError):
+        return "it is too deep or too long"
+    return None
+
+
 def _as_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _as_texts(inner) for name, inner in value.items()}

@@ -18,7 +18,9 @@ def token_findings(admin: Admin, tree: Tree) -> Iterator[tuple[Loc, str]]:
             missing = list(readable(loc, path))
             yield from missing
             if not missing:
-                yield from _token(loc, _held(path), f"{path!r} holds no token: write one there")
+                yield from _token(
+                    loc, _held(path), f"{path!r} holds no token: write one there", f"{path!r}: "
+                )
         loc = ("admin", name)
         if loc in tree.places and not tree.place(loc).startswith("LEGATO_"):
             mend = f"put it into a file and name that with {name}_file"
@@ -32,9 +34,9 @@ def _held(path: str) -> str:
         return file.read()
 
 
-def _token(loc: Loc, text: str, empty: str) -> Iterator[tuple[Loc, str]]:
+def _token(loc: Loc, text: str, empty: str, where: str = "") -> Iterator[tuple[Loc, str]]:
     token = text.strip()
     if not token:
         yield loc, empty
     elif not (token.isascii() and token.isprintable()):
-        yield loc, "a bearer token is one line of plain ASCII"
+        yield loc, f"{where}a bearer token is one line of plain ASCII"
