@@ -37,6 +37,7 @@ BILLION: Final = 1_000_000_000
 GRID_NS: Final = tuple(round(5_000_000 * 200 ** (point / 23) / 10_000) * 10_000 for point in range(24))
 #: More than this is booked as this: 104 days in nanoseconds.  It keeps every sum packable.
 _MOST: Final = 1 << 53
+_MOST_WEIGHT: Final = 1 << 32  # of one sample; sums of them stay packable
 
 
 class Booking(NamedTuple):
@@ -44,7 +45,8 @@ class Booking(NamedTuple):
 
     ``gaps_ns``: int64 of shape (gaps,), the times between events with tokens; ``zero_gaps``: the gaps of 0
     within events.  ``tokens``: those that were seen to arrive.  ``miss_rates``: missed / (met + missed) for
-    each ``Dd`` of ``GRID_NS``, shape (24,), NaN where no deadline counts.
+    each ``Dd`` of ``GRID_NS``, shape (24,), NaN where no deadline counts; ``miss_weight``: for how many
+    requests, itself among them, it stands in a sample.
     """
 
     outcome: str
@@ -66,13 +68,16 @@ class Booking(NamedTuple):
     gaps_ns: npt.NDArray[np.int64] | None = None
     zero_gaps: int = 0
     miss_rates: Sequence[float] | npt.NDArray[np.float64] | None = None
+    miss_weight: int = 1
 
 
 class MissCurve:
     """How the requests of a sample would have fared with each ``Dd`` of ``GRID_NS``: counts of miss rates.
 
-    Row: ``Dd``.  Columns: none missed; ``2**bits`` equal parts of each power of two from 1/1024 up (the first
-    takes what is smaller too); all missed.  A quantile is within ``relative_error`` of the sample's own.
+    Each counts as many times as there are requests for which it stands, so that busy times and groups weigh
+    what they are; ``samples`` are those that were computed.  Row: ``Dd``.  Columns: none missed; ``2**bits``
+    equal parts of each power of two from 1/1024 up (the first takes what is smaller too); all missed.  A
+    quantile is within ``relative_error`` of the sample's own.
     """
 
     BITS: Final = 3
@@ -94,13 +99,13 @@ class MissCurve:
         """Of miss rates from 1/1024 up; none and all are exact."""
         return 0.5 / (1 << self.bits)
 
-    def add(self, rates: npt.NDArray[np.float64]) -> None:
-        """Take one request: its miss rate for each ``Dd``, NaN where it has none."""
+    def add(self, rates: npt.NDArray[np.float64], weight: int = 1) -> None:
+        """Take one request that stands for ``weight``: its miss rate by ``Dd``, NaN where it has none."""
         known = ~np.isnan(rates)
         clipped = np.clip(rates, 0.0, 1.0)[known]
         column = (clipped.view(np.int64) >> (52 - self.bits)) - ((1023 - self._OCTAVES) << self.bits) + 1
         column = np.where(clipped > 0, np.maximum(column, 1), 0)
-        self.counts[np.flatnonzero(known), column] += 1
+        self.counts[np.flatnonzero(known), column] += weight
         self.samples += 1
 
     def merge(self, other: MissCurve) -> None:
@@ -225,7 +230,8 @@ class Slot:
         if booking.miss_rates is not None:
             if self.curve is None:
                 self.curve = MissCurve()
-            self.curve.add(np.asarray(booking.miss_rates, dtype=np.float64))
+            weight = min(max(1, _amount(booking.miss_weight)), _MOST_WEIGHT)
+            self.curve.add(np.asarray(booking.miss_rates, dtype=np.float64), weight)
 
     def merge(self, other: Slot) -> None:
         """Add all that ``other`` booked; ``other`` stays as it is.

@@ -23,8 +23,10 @@ from scoring.window import TEN_NS, View, Windows
 
 #: The longest window.
 DAY_NS: Final = 86_400_000_000_000
-#: About so many miss-rate curves are computed per group and slot of 10 s, and at most twice as many.
+#: About so many miss-rate curves are computed per group and slot of 10 s; where the rate jumps, some more.
 CURVES_A_SLOT: Final = 20
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
+_WORD: Final = (1 << 64) - 1
 #: What was read for an answer is kept so long, for the next that asks for the same.
 _KEPT_NS: Final = 3_000_000_000
 #: Of so many windows at most: 2.2 MB each where 64 groups are busy, in the memory that is kept free for it.
@@ -59,22 +61,46 @@ class _Read(NamedTuple):
 
 
 class _Sample:
-    """Of which requests the miss-rate curve is computed: every n-th, n from the slot before."""
+    """Of which requests the miss-rate curve is computed, and for how many each stands.
 
-    __slots__ = ("seen", "step", "taken", "ten")
+    A slot's requests are cut into strides; one of each, at a place that changes from one to the next, stands
+    for all of it.  Strides double from 1 up to that which would have given the slot before ``CURVES_A_SLOT``,
+    so that a quiet slot after a busy one has samples too; past that many they double after every ten.  So
+    weights add up to the requests, whatever the rate was and becomes: a slot's last stride, which may end
+    before its place or after it, is counted too often as often as not at all.
+    """
+
+    __slots__ = ("begun", "drawn", "place", "seen", "step", "stride", "taken", "ten")
 
     def __init__(self, ten: int) -> None:
         self.ten, self.seen, self.taken, self.step = ten, 0, 0, 1
+        self.begun, self.stride, self.place, self.drawn = 0, 1, 1, 0
 
-    def take(self, ten: int) -> bool:
+    def take(self, ten: int) -> int:
+        """How many requests the next one stands for; 0: it is not in the sample."""
         if ten != self.ten:
             self.step = -(-self.seen // CURVES_A_SLOT) or 1
             self.ten, self.seen, self.taken = ten, 0, 0
+            self._stride(0, 1)
         self.seen += 1
-        if (self.seen - 1) % self.step or self.taken >= 2 * CURVES_A_SLOT:
-            return False
+        if self.seen - self.begun > self.stride:
+            self._stride(self.begun + self.stride, self._longer())
+        if self.seen - self.begun != self.place:
+            return 0
         self.taken += 1
-        return True
+        return self.stride
+
+    def _longer(self) -> int:
+        if self.stride < self.step:
+            return min(2 * self.stride, self.step)
+        more = self.taken >= CURVES_A_SLOT and not self.taken % 10
+        return 2 * self.stride if more else self.stride
+
+    def _stride(self, begun: int, stride: int) -> None:
+        # Places by the golden ratio: as even as they can be, and the same sample of the same requests.
+        self.begun, self.stride = begun, stride
+        self.drawn = self.drawn + _GOLDEN & _WORD
+        self.place = (self.drawn * stride >> 64) + 1
 
 
 class WindowBook:
@@ -96,13 +122,14 @@ class WindowBook:
     def add(self, key: GroupKey, settled: Settled) -> Booked:
         """Book a request under the key under which the ledger has it; returns what was booked, and when."""
         at_ns = settled.facts.received_unix_ns + settled.facts.end_ns - settled.facts.received_ns
-        curve = None
+        curve, weight = None, 0
         if settled.score is not None and settled.score.fluidity is not None:
             sample = self._samples.get(key)
             if sample is None:
                 sample = self._samples[key] = _Sample(at_ns // TEN_NS)
-            curve = _curve(settled) if sample.take(at_ns // TEN_NS) else None
-        booking = booking_of(settled, curve)
+            weight = sample.take(at_ns // TEN_NS)
+            curve = _curve(settled) if weight else None
+        booking = booking_of(settled, curve, weight)
         self.windows.add(key, at_ns, booking)
         return Booked(key, at_ns, booking)
 
@@ -148,7 +175,7 @@ def _fresh(kept: _Read, now_ns: int) -> bool:
     return 0 <= now_ns - kept.made_ns < _KEPT_NS
 
 
-def booking_of(settled: Settled, miss_rates: Floats | None = None) -> Booking:
+def booking_of(settled: Settled, miss_rates: Floats | None = None, miss_weight: int = 1) -> Booking:
     """A settled request as the slots book it: what the ledger's sketches take."""
     plain = Booking(
         outcome=settled.outcome.value,
@@ -158,6 +185,7 @@ def booking_of(settled: Settled, miss_rates: Floats | None = None) -> Booking:
         prompt_tokens=settled.prompt_tokens,
         normalized_ns=settled.normalized_ns,
         miss_rates=miss_rates,
+        miss_weight=miss_weight,
     )
     score = settled.score
     if score is None:

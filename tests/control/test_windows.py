@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from proxy.control.core import Controller
 from proxy.control.ledger import DURATION, TBT, TTFT, GroupBook, bounds_of
 from proxy.control.settle import GroupKey, settle
-from proxy.control.windows import CURVES_A_SLOT, DAY_NS, booking_of, by
+from proxy.control.windows import CURVES_A_SLOT, DAY_NS, _Sample, booking_of, by
 from proxy.link import Facts, FactsBatch
-from scoring.slot import Slot
+from scoring.slot import GRID_NS, MissCurve, Slot
 from tests.control.facts import MS, UNIX, S, at, facts, streamed, table
 
 MINUTE = 60 * S
@@ -167,8 +170,62 @@ def test_curves_are_of_a_sample_that_follows_the_rate() -> None:
         return slot
 
     samples = [slot.curve.samples for slot in map(ten, (5, 200, 200, 3)) if slot.curve is not None]
-    assert samples[:3] == [5, 2 * CURVES_A_SLOT, CURVES_A_SLOT]
-    assert 1 <= samples[3] <= 3
+    assert samples[0] == 5
+    assert 52 <= samples[1] <= 53  # 20, then ten that stand for 2 each, for 4, for 8, the rest for 16
+    assert CURVES_A_SLOT <= samples[2] <= CURVES_A_SLOT + 4  # it begins with 1, 2, 4, 8
+    assert 1 <= samples[3] <= 2
+
+
+def test_a_sampled_curve_is_that_of_all_whatever_the_rate() -> None:
+    """Busy slots without a miss, quiet ones in which everybody waited: 3% of the requests, not 20%."""
+    clock = Clock(UNIX // (10 * S) * 10 * S)
+    legato = control(clock)
+    exact = MissCurve()
+    for ten in range(40):
+        busy = ten % 2
+        gap_ms, streams = (40, 160) if busy else (2_000, 5)  # the first token is just in time
+        legato.feed(FactsBatch([stream_now(clock, 100, 100 + gap_ms) for _ in range(streams)]))
+        for _ in range(streams):
+            exact.add(np.where(np.array(GRID_NS) < gap_ms * MS, 0.5, 0.0))
+        clock.now_ns += 10 * S
+        legato.sweep()
+    curve = legato.windows.read(HOUR, clock.now_ns).total.curve
+    assert curve is not None
+    assert curve.samples < 0.35 * 20 * 165
+    shares = [each.counts[:, 1:].sum(axis=1) / each.counts.sum(axis=1) for each in (curve, exact)]
+    assert np.abs(np.subtract(*shares)).max() < 0.005
+    shown, true = curve.quantile(0.96), exact.quantile(0.96)
+    assert [rate == 0 for rate in shown] == [rate == 0 for rate in true]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_add_up_to_the_requests(seed: int) -> None:
+    rng, sample, over, every = random.Random(seed), _Sample(0), 0, 0
+    for ten in range(1, 400):
+        requests = round(10 ** rng.uniform(0, 4)) if rng.random() < 0.3 else 3
+        weights = [weight for _ in range(requests) if (weight := sample.take(ten))]
+        assert weights
+        over += sum(weights) - requests
+        every += requests
+        assert abs(sum(weights) - requests) <= 2 * max(weights)  # the last stride may be the first longer one
+        assert len(weights) <= CURVES_A_SLOT + 10 * math.log2(requests + 1)
+    assert abs(over) < 0.02 * every
+
+
+def test_of_groups_that_differ_in_rate_each_weighs_what_it_is() -> None:
+    both, bad = MissCurve(), 0
+    samples = {requests: _Sample(0) for requests in (2_000, 100)}
+    for ten in range(1, 31):
+        for requests, sample in samples.items():
+            for _ in range(requests):
+                weight = sample.take(ten)
+                if weight:
+                    both.add(np.full(len(GRID_NS), 0.5 if requests == 100 else 0.0), weight)
+                bad += requests == 100
+    assert both.counts[0].sum() == pytest.approx(30 * 2_100, rel=0.03)
+    assert both.counts[0][1:].sum() == pytest.approx(bad, rel=0.05)
+    assert both.quantile(0.9)[0] == 0
+    assert both.quantile(0.97)[0] == pytest.approx(0.5, rel=both.relative_error)
 
 
 def test_the_miss_curve_is_that_of_the_streams() -> None:

@@ -30,18 +30,24 @@ def demo_bookings(count: int, seed: int, sampled: int = 10) -> list[Booking]:
         at_ns = np.cumsum(np.concatenate(([ttft_ns], gaps_ns))).astype(np.int64)
         choice = Choice(at_ns, np.ones(tokens, dtype=np.int64))
         made.append(
-            booking_of(choice, curve=number % sampled == 0, prompt_tokens=int(rng.integers(32, 4000)))
+            booking_of(
+                choice,
+                sampled=sampled if number % sampled == 0 else 0,
+                prompt_tokens=int(rng.integers(32, 4000)),
+            )
         )
     return made
 
 
-def booking_of(choice: Choice, *, curve: bool, prompt_tokens: int) -> Booking:
-    """A completed stream of one choice, scored."""
+def booking_of(choice: Choice, *, sampled: int, prompt_tokens: int) -> Booking:
+    """A completed stream of one choice, scored; with a miss-rate curve for ``sampled``, if it is not 0."""
     end_ns = int(choice.at_ns[-1])
     scored = score([choice], DEADLINES, end_ns=end_ns, censored=False)
     assert scored.fluidity is not None
     assert scored.tbt is not None
-    rates = miss_curve([choice], DEADLINES.ttft_ns, GRID_NS, end_ns=end_ns, censored=False) if curve else None
+    rates = (
+        miss_curve([choice], DEADLINES.ttft_ns, GRID_NS, end_ns=end_ns, censored=False) if sampled else None
+    )
     return Booking(
         outcome="completed",
         result="good" if scored.fluidity >= 0.9 else "bad",
@@ -59,6 +65,7 @@ def booking_of(choice: Choice, *, curve: bool, prompt_tokens: int) -> Booking:
         least_tbt_ns=scored.least_tbt_ns,
         gaps_ns=gaps([choice])[0],
         miss_rates=rates,
+        miss_weight=sampled,
     )
 
 
@@ -89,6 +96,7 @@ BOOKINGS: st.SearchStrategy[Booking] = st.builds(
     miss_rates=st.one_of(
         st.none(), st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), min_size=24, max_size=24)
     ),
+    miss_weight=st.one_of(st.just(1), st.integers(1, 100_000)),
 )
 SLOTS = st.builds(
     lambda bookings, level: slot_of(bookings, level), st.lists(BOOKINGS, max_size=6), st.integers(0, 6)

@@ -131,6 +131,20 @@ def test_the_miss_curve_is_within_its_stated_error(requests: list[list[float]], 
             assert (found == 0) == (true == 0)
 
 
+def test_a_request_that_stands_for_several_counts_as_those() -> None:
+    weighted, plain = MissCurve(), MissCurve()
+    for rate, weight in ((0.0, 970), (0.25, 29), (0.5, 1)):
+        weighted.add(np.full(24, rate), weight)
+        for _ in range(weight):
+            plain.add(np.full(24, rate))
+    assert (weighted.samples, plain.samples) == (3, 1_000)
+    assert (weighted.counts == plain.counts).all()
+    assert weighted.quantile(0.97) == [0.0] * 24
+    slot = slot_of([Booking("completed", "good", 5, miss_rates=[0.5] * 24, miss_weight=7)])
+    assert slot.curve is not None
+    assert (slot.curve.samples, int(slot.curve.counts[0].sum())) == (1, 7)
+
+
 @given(RATES, RATES, st.integers(0, 3), st.integers(0, 3))
 def test_merged_curves_have_the_coarser_resolution(
     a: list[float], b: list[float], bits_a: int, bits_b: int

@@ -176,7 +176,9 @@ def test_any_order_of_bookings_and_times_comes_to_the_same_sums(
     for what, seconds, group, missed in steps:
         if what == "book":
             key, at_ns = GroupKey("b", f"m{group}", "s"), now + seconds * S
-            booking = one(1, missed)._replace(ttft_ns=1_000.0 * (missed + 1), miss_rates=[missed / 9] * 24)
+            booking = one(1, missed)._replace(
+                ttft_ns=1_000.0 * (missed + 1), miss_rates=[missed / 9] * 24, miss_weight=1 + 300 * missed
+            )
             book.add(key, at_ns, booking)
             oracle.setdefault(key, Slot()).add(booking)
             floor = Grain.TEN.number(book._now_ns - 70 * S)
