@@ -1,7 +1,8 @@
 """One run of ``legato demo --ab``: two engines behind one URL, and which of them Legato calls better.
 
-The same engines and the same load as without ``--ab``; but here nobody says which engine a request is for:
-Legato draws it, counts what it drew, and compares while the load runs.
+The same engines as without ``--ab``, under a quarter more load; but here nobody says which engine a request
+is for: Legato draws it, counts what it drew, and compares while the load runs.  That there is no verdict is
+no failure, and said.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from proxy.commands.compared import experiment_page
 _EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
 _SETTLE_S = 5.0
+_UNDECIDED = "undecided: who gets which request is drawn anew each time; run it again, or longer (--seconds)"
 
 Json = dict[str, Any]
 
@@ -51,6 +53,8 @@ async def run(scenario: Scenario, console: Console, *, redraw: bool) -> int:
             found = await _settled(admin_url, progress)
     problems = accounts(found, progress)
     console.print(drawn(experiment_page(found)), highlight=False)
+    if found["verdict"] == "undecided" and not problems:
+        console.print(Text(_UNDECIDED, style="yellow"))
     for problem in problems:
         console.print(Text(f"failed: {problem}", style="bold red"))
     return 1 if problems else 0

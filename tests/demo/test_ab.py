@@ -31,6 +31,7 @@ def test_a_small_run_is_split_counted_and_compared() -> None:
     (row,) = (line for line in shown.splitlines() if line.startswith("assigned"))
     assert sum(map(int, re.findall(r"\d+", row))) == len(REQUESTS)
     assert "undecided on good requests" in shown, "24 requests are no evidence"
+    assert "run it again, or longer (--seconds)" in " ".join(shown.split())
 
 
 def view(**counts: int) -> ab.Json:

@@ -140,7 +140,8 @@ class FakeWorker:
         return None if answer.lost else made
 
     def picture(self, now_unix_ns: int) -> Any:
-        groups = [self.group(name, now_unix_ns) for name in NAMES]
+        names = sorted({*NAMES, *(each.assignment.backend for each in self.running)})
+        groups = [self.group(name, now_unix_ns) for name in names]
         told = msgspec.msgpack.decode(msgspec.msgpack.encode(self.counted.told()), type=list[Assigned])
         backends = [BackendNow(name, True, 0, 0, 0, 2) for name in NAMES]
         return beat(*groups, assigned=told, at_unix_ns=now_unix_ns, backends=backends)
