@@ -134,7 +134,8 @@ class Process:
         """Book what has arrived, hand out what is left, let the admin API finish; all within ``END_S``."""
         self._server.should_exit = True
         self.link.fold_for(int(END_S * 0.25e9))
-        self.controller.look_for_dead(last=True)
+        if self._end.is_set():  # else another one takes this one's place, and finds them
+            self.controller.look_for_dead(self.link.read_ns, last=True)
         admin = [task for task, name in jobs.items() if name == "admin"]
         for task in jobs.keys() - set(admin):
             task.cancel()
@@ -160,6 +161,7 @@ class Process:
         while True:
             await asyncio.sleep(_TICK_S)
             self.controller.sweep()
+            self.controller.look_for_dead(self.link.read_ns)
             self.stages.tick()
             self._watch()
             await self.controller.prefills.refresh()

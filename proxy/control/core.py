@@ -177,18 +177,17 @@ class Controller:
     def sweep(self) -> None:
         """About once a second: give up workers that stay away, let the windows move on."""
         self.workers.sweep(self._monotonic_ns())
-        self.look_for_dead()
         now_ns = self._unix_ns()
         self.windows.advance(now_ns)
         if self.shares.due(now_ns):
             self.shares.note(self.snapshot(), self.link_errors)
 
-    def look_for_dead(self, *, last: bool = False) -> None:
+    def look_for_dead(self, read_ns: int, *, last: bool = False) -> None:
         """Count what dead workers took along, those too of which only a former control process heard.
 
-        ``last``: at the end, when nothing more is read.
+        ``read_ns``: when all that had arrived was booked.  ``last``: at the end, when nothing more is read.
         """
-        for entry in self.workers.look_for_dead(self._monotonic_ns(), last=last):
+        for entry in self.workers.look_for_dead(self._monotonic_ns(), read_ns, last=last):
             if self._fleet is not None:  # which asks how much of what was settled is in Redis
                 hello = Hello(PROTOCOL, entry.worker, entry.pid, entry.incarnation, 1, entry.settled, 0)
                 self._fleet.hello(hello)

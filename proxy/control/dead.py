@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("legato.link")
 
-#: What a dead worker had written to a connection that nobody accepted yet may wait in the link's socket: so
-#: long after its last link ended, or after it was found dead, if it was never heard of.
+#: What a dead worker had written to a connection that nobody accepted yet may wait in the link's socket: all
+#: must be read that arrives until so long after its last link ended, or after it was found dead, if it was
+#: never heard of.
 LINK_NS: Final = 1_000_000_000
 UNHEARD_NS: Final = 2_000_000_000
 
@@ -56,16 +57,16 @@ class Dead:
         if self._tally is not None and worker.tallied_at is not None:
             self._tally.settled(worker.tallied_at, worker.incarnation, worker.seen)
 
-    def look(self, now_ns: int, *, last: bool = False) -> list[Loss]:
+    def look(self, now_ns: int, read_ns: int, *, last: bool = False) -> list[Loss]:
         """Those that died since the last look and whose every word was read: each is told once.
 
-        ``last``: nobody looks again, so nothing is waited for.
+        ``read_ns``: when all that had arrived was booked.  ``last``: nobody looks again, so nothing is waited for.
         """
         if self._tally is None:
             return []
         entries = self._tally.entries()
         dead = [entry for entry in entries if entry.dead]
-        losses = [self._loss(entry) for entry in dead if last or self._read(entry, now_ns)]
+        losses = [self._loss(entry) for entry in dead if last or self._read(entry, now_ns, read_ns)]
         for loss in losses:
             self._tally.counted(loss.entry.at)
             if loss.gone:
@@ -80,14 +81,14 @@ class Dead:
         self._since_ns = {name: ns for name, ns in self._since_ns.items() if name in still}
         return losses
 
-    def _read(self, entry: Entry, now_ns: int) -> bool:
+    def _read(self, entry: Entry, now_ns: int, read_ns: int) -> bool:
         """Nothing that it had sent is still on its way."""
         worker = self._heard.get(entry.incarnation)
         if worker is None:
-            return now_ns - self._since_ns.setdefault(entry.incarnation, now_ns) >= UNHEARD_NS
+            return read_ns - self._since_ns.setdefault(entry.incarnation, now_ns) >= UNHEARD_NS
         if worker.connected or worker.gone_at_ns is None:
             return False  # its link's end is behind what it had sent
-        return now_ns - worker.gone_at_ns >= LINK_NS
+        return read_ns - worker.gone_at_ns >= LINK_NS
 
     def _loss(self, entry: Entry) -> Loss:
         worker = self._heard.get(entry.incarnation)

@@ -133,6 +133,7 @@ class LinkServer:
         self._queued_bytes = 0
         self._paused = False
         self._news_at_ns = 0
+        self._read_ns = monotonic_ns()
         self._wake = asyncio.Event()
 
     # ------------------------------------------------------------ connections
@@ -200,6 +201,12 @@ class LinkServer:
             while self._queue:
                 self._fold()
                 await asyncio.sleep(0)
+            self._read_ns = self._monotonic_ns()
+
+    @property
+    def read_ns(self) -> int:
+        """When all that had arrived was folded: now, unless it is behind."""
+        return self._read_ns if self._queue or self._paused else self._monotonic_ns()
 
     def fold_for(self, at_most_ns: int) -> None:
         """Fold what is queued without giving way (at the end)."""

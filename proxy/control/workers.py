@@ -181,12 +181,12 @@ class Workers:
         """What ``fresh`` gave of it is booked."""
         self._dead.settled(worker)
 
-    def look_for_dead(self, now_ns: int, *, last: bool = False) -> list[Entry]:
+    def look_for_dead(self, now_ns: int, read_ns: int, *, last: bool = False) -> list[Entry]:
         """Count what dead workers took along; returns those of which only a former control process heard.
 
-        ``last``: at the end, when nothing more is read.
+        ``read_ns``: when all that had arrived was booked.  ``last``: at the end, when nothing more is read.
         """
-        losses = self._dead.look(now_ns, last=last)
+        losses = self._dead.look(now_ns, read_ns, last=last)
         for loss in losses:
             self._lost["settled_by_lost_control"] += loss.elsewhere
             self._lost["worker_lost"] += loss.gone

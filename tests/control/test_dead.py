@@ -35,11 +35,11 @@ class Host:
         """A control process takes the place of the one before."""
         self.workers = Workers(Tally(self.fd, self.living.__contains__))
 
-    def look(self, after_ns: int = 1_000_000_000) -> dict[str, int]:
-        """What is lost, a while later."""
+    def look(self, after_ns: int = 1_000_000_000, *, behind_ns: int = 0) -> dict[str, int]:
+        """What is lost, a while later; ``behind_ns``: since when there is more to read than is booked."""
         self.now_ns += after_ns
         self.workers.sweep(self.now_ns)
-        self.workers.look_for_dead(self.now_ns)
+        self.workers.look_for_dead(self.now_ns, self.now_ns - behind_ns)
         return lost(self.workers)
 
 
@@ -153,11 +153,23 @@ def test_what_it_wrote_to_a_link_that_nobody_accepted_yet_is_read_first(host: Ho
     assert host.look(LINK_NS) == {"worker_lost": 3}
 
 
+def test_nothing_is_counted_while_more_has_arrived_than_is_booked(host: Host) -> None:
+    """A control process that comes late has much to read: what the dead one had sent is in it somewhere."""
+    heard, unheard = Live(host).hello().begin(10), Live(host, 1).begin(10)
+    heard.die()
+    unheard.die(read=False)
+    for _ in range(20):
+        assert host.look(behind_ns=host.now_ns + 1_000_000_000) == {}
+    unheard.hello().end(7)
+    unheard.die()
+    assert host.look(LINK_NS) == {"worker_lost": 10 + 3}
+
+
 def test_at_the_end_nothing_is_waited_for(host: Host) -> None:
     worker = Live(host).hello().begin(10).end(2)
     Live(host, 1).begin(4).die(read=False)
     worker.die()
-    host.workers.look_for_dead(host.now_ns, last=True)
+    host.workers.look_for_dead(host.now_ns, host.now_ns, last=True)
     assert lost(host.workers) == {"worker_lost": 12}
 
 
@@ -298,7 +310,7 @@ def test_a_fleet_hears_of_who_died_between_two_control_processes(host: Host) -> 
     worker.die(read=False)
     for _ in range(2):
         host.now_ns += UNHEARD_NS
-        controller.look_for_dead()
+        controller.look_for_dead(host.now_ns)
     assert [(said.incarnation, said.acked) for said in fleet.heard] == [(worker.incarnation, 4)]
     assert lost(controller.workers) == {"settled_by_lost_control": 4, "worker_lost": 5}
 
