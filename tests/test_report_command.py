@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from proxy.commands import screen
+from proxy.commands.admin import Admin, Unanswered
 from proxy.commands.morning import (
     counted,
     findings,
@@ -31,6 +32,7 @@ from proxy.commands.morning import (
     time,
     worst_of,
 )
+from proxy.commands.overnight import drifted, fired
 from proxy.commands.report import register
 from proxy.control.core import Controller
 from proxy.link import BackendNow, FactsBatch
@@ -281,3 +283,86 @@ def test_figures() -> None:
     assert (number(None), number(12.3456)) == ("-", "12.35")
     assert counted({"a": 0, "b": 1, "c": 3}) == "3 c, 1 b"
     assert plain("a\x1b[31m\n") == "a?[31m?"
+
+
+# ---------------------------------------------------------------- what else happened
+
+
+def alert(rule: str, fired: str | None, resolved: str | None, **labels: str) -> dict[str, Any]:
+    return {"key": rule, "rule": rule, "labels": labels, "fired": fired, "resolved": resolved}
+
+
+def frozen(prefill: float | None, p50: float | None = None, p99: float | None = None) -> dict[str, Any]:
+    return {"file": "curves.yaml", "prefill_drift": prefill, "tbt_p50_drift": p50, "tbt_p99_drift": p99}
+
+
+NIGHT = {
+    "/api/alerts": {
+        "firing": [alert("spike", "2026-11-20T02:50:00.000Z", None, backend="stable", slo="chat")],
+        "history": [
+            alert("spike", "2026-11-20T02:50:00.000Z", None, backend="stable", slo="chat"),
+            alert("errors", "2026-11-20T01:00:00.000Z", "2026-11-20T03:00:00.000Z", backend="stable"),
+            alert("drift", "2026-11-19T21:00:00.000Z", "2026-11-19T22:00:00.000Z", backend="stable"),
+        ],
+    },
+    "/api/curves": {
+        "prefill": [
+            {"backend": "stable", "model": "llama", "frozen": [frozen(1.8, 1.1, 1.9)]},
+            {"backend": "canary", "model": "", "frozen": [frozen(1.0), frozen(None)]},
+        ]
+    },
+}
+
+
+def test_alerts_that_fired_in_the_window_are_one_finding() -> None:
+    (told,) = fired(NIGHT["/api/alerts"], "2026-11-20T02:00:00.000Z")
+    assert told == (
+        "alerts that fired: spike of stable / chat from 2026-11-20T02:50:00.000Z and still does; "
+        "errors of stable from 2026-11-20T01:00:00.000Z to 2026-11-20T03:00:00.000Z"
+    )
+    assert fired({"firing": [], "history": NIGHT["/api/alerts"]["history"][2:]}, "2026-11-20T02:00:00Z") == []
+    many = [alert("spike", f"2026-11-20T02:0{i}:00.000Z", None) for i in range(6)]
+    assert fired({"firing": many, "history": []}, "2026-11-20T02:00:00Z")[0].endswith("; and 3 more")
+
+
+def test_speeds_that_left_what_was_frozen_are_one_finding() -> None:
+    told = drifted(NIGHT["/api/curves"], "here")
+    assert told == [
+        "slower than frozen (as here sees it): stable / llama prefill 1.80 times, tbt p99 1.90 times "
+        "(curves.yaml)"
+    ]
+    assert drifted({"prefill": [{"backend": "b", "model": "m", "frozen": [frozen(1.2, 0.5)]}]}, "here") == []
+
+
+@pytest.mark.parametrize("form", ["--json", "--md", ""])
+def test_the_report_holds_both_in_every_form(form: str, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    get = Admin.get
+
+    def found(self: Admin, path: str, asked: Any) -> Any:
+        return NIGHT.get(path) or get(self, path, asked)
+
+    monkeypatch.setattr(Admin, "get", found)
+    told = " ".join(run("--admin", url, *filter(None, [form])).output.split())
+    assert "alerts that fired: spike of stable / chat" in told
+    assert "slower than frozen (as here sees it): stable / llama prefill 1.80 times" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(404, None), (500, "/api/alerts could not be read"), (None, "/api/alerts could not")]
+)
+def test_a_report_does_without_what_is_not_there(
+    status: int | None, says: str | None, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    get = Admin.get
+
+    def found(self: Admin, path: str, asked: Any) -> Any:
+        if path == "/api/alerts":
+            raise Unanswered("no", status)
+        return get(self, path, asked)
+
+    monkeypatch.setattr(Admin, "get", found)
+    told = run("--admin", url, "--json")
+    assert told.exit_code == 0
+    said = [finding for finding in json.loads(told.output)["findings"] if "could not be read" in finding]
+    assert len(said) == (says is not None)
+    assert not says or said[0].startswith(says)

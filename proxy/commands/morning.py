@@ -41,9 +41,9 @@ def worst_of(records: Iterable[Json], covered_from: str) -> list[Json]:
     return found[:WORST]
 
 
-def findings(summary: Json) -> list[str]:
-    """What needs somebody's attention, in sentences, the gravest first."""
-    found = []
+def findings(summary: Json, others: Sequence[str] = ()) -> list[str]:
+    """What needs somebody's attention, in sentences, the gravest first; ``others``: what is known already."""
+    found = list(others)
     if (degraded := summary["degraded"]) is not None:
         since = f"Redis: {degraded['reason']} since {degraded['since']}"
         if summary["scope"] == "host":
@@ -80,7 +80,7 @@ def findings(summary: Json) -> list[str]:
     return found
 
 
-def sections(summary: Json, worst: Sequence[Json]) -> list[Section]:
+def sections(summary: Json, worst: Sequence[Json], others: Sequence[str] = ()) -> list[Section]:
     """Everything, in the order in which to read it."""
     total = summary["total"]
     rows = sorted(summary["groups"], key=lambda group: -group["requests"])[:GROUPS]
@@ -88,7 +88,7 @@ def sections(summary: Json, worst: Sequence[Json]) -> list[Section]:
     left = len(summary["groups"]) - len(rows)
     more = [f"and {left} more groups"] if left else []
     return [
-        Section("Needs attention", findings(summary) or ["nothing"]),
+        Section("Needs attention", findings(summary, others) or ["nothing"]),
         Section(
             "Promises",
             [f"requests by outcome: {counted(total['outcomes']) or 'none'}", *_rates(groups), *more],

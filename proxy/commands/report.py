@@ -10,6 +10,7 @@ import typer
 
 from proxy.commands.admin import (
     ADMIN,
+    Admin,
     AdminUrl,
     TokenFile,
     Unanswered,
@@ -37,6 +38,9 @@ was ours, and what was not seen.
 
 Exit status: 0 if there is a report, whatever it says; 1 if the admin listener did not answer or refused;
 2 for wrong usage."""
+
+
+_NOT_THERE: Final = 404
 
 
 def report(
@@ -68,7 +72,9 @@ def report(
         asked = {"window": window} | ({} if scope is None else {"scope": scope})
         summary = listener.get("/api/summary", asked)
         records = listener.get("/api/requests", _worst_of(summary))
-        _print(listener.base, summary, records, "json" if as_json else "md" if as_markdown else "table")
+        others = _others(listener, summary)
+        form = "json" if as_json else "md" if as_markdown else "table"
+        _print(listener.base, summary, records, others, form)
     except Unanswered as problem:
         raise refuse(problem) from None
 
@@ -88,15 +94,35 @@ def _worst_of(summary: Any) -> dict[str, str]:
     return asked | {"scope": "fleet"} if fleet else asked
 
 
+def _others(listener: Admin, summary: Any) -> list[str]:
+    """Findings of routes that need not be there: a report does without, and says what it could not read."""
+    from proxy.commands.overnight import drifted, fired
+
+    found: list[str] = []
+    for path in ("/api/alerts", "/api/curves"):
+        try:
+            answer = listener.get(path, {})
+            alerts = path == "/api/alerts"
+            found += (
+                fired(answer, summary["covered_from"]) if alerts else drifted(answer, summary["instance"])
+            )
+        except Unanswered as problem:
+            if problem.status != _NOT_THERE:
+                found.append(f"{path} could not be read")
+        except (LookupError, TypeError, ValueError, AttributeError):
+            found.append(f"{path} could not be read: another version?")
+    return found
+
+
 # ---------------------------------------------------------------- telling
 
 
-def _print(base: str, summary: Any, records: Any, form: str) -> None:
+def _print(base: str, summary: Any, records: Any, others: list[str], form: str) -> None:
     from proxy.commands.morning import findings, heading, markdown, sections, worst_of
 
     try:
         worst = worst_of(records["requests"], summary["covered_from"])
-        title, parts, found = heading(summary), sections(summary, worst), findings(summary)
+        title, parts, found = heading(summary), sections(summary, worst, others), findings(summary, others)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise another_version(base) from None
     if form == "json":

@@ -33,7 +33,7 @@ from proxy.control.summary import (
 from proxy.control.windows import Windowed
 from proxy.link import GroupNow, SloSpec
 from scoring.sketch import LogHistogram
-from scoring.slot import GRID_NS, Slot
+from scoring.slot import GRID_NS, MissCurve, Slot
 
 _GRID_S: Final = [round(point_ns / 1e9, 6) for point_ns in GRID_NS]
 _NO_CURVE: Final = "no stream with deadlines was sampled"
@@ -46,8 +46,14 @@ class MissCurvePoints(Struct, frozen=True):
     tbt_s: list[float]
     p50: list[float | None]
     p99: list[float | None]
+    quantile: Annotated[float, Meta(description="`fluid_rate.quantile`")]
+    at_quantile: Annotated[list[float | None], Meta(description="of that quantile: p99 unless set")]
     samples: Annotated[
-        int, Meta(description="streams that it was computed of, at most some 20 per group and 10 s")
+        int,
+        Meta(
+            description="streams that it was computed of, some 20 per group and 10 s; each counts as those "
+            "for which it stands"
+        ),
     ]
     scored: Annotated[int, Meta(description="streams with a fluidity, sampled or not")]
     relative_error: Annotated[float, Meta(description="of rates from 1/1024 up; 0 and 1 are exact")]
@@ -179,14 +185,20 @@ def miss_rates_of(controller: Controller, read: Windowed, share: Share) -> MissR
     )
 
 
+def _row(curve: MissCurve, quantile: float) -> list[float | None]:
+    return [rounded(rate) for rate in curve.quantile(quantile)]
+
+
 def _curves(key: GroupKey | None, slot: Slot, slo: SloSpec | None, rate_quantile: float) -> GroupMissRate:
     rate, reason = slot.fluid_rate(rate_quantile)
     curve, points = slot.curve, None
     if curve is not None and curve.samples:
         points = MissCurvePoints(
             _GRID_S,
-            [rounded(rate) for rate in curve.quantile(0.5)],
-            [rounded(rate) for rate in curve.quantile(0.99)],
+            _row(curve, 0.5),
+            _row(curve, 0.99),
+            rate_quantile,
+            _row(curve, rate_quantile),
             curve.samples,
             slot.totals["scored"],
             curve.relative_error,

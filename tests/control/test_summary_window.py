@@ -103,7 +103,7 @@ def test_the_rate_is_that_of_the_quantile_that_the_settings_name() -> None:
     legato = control(clock)
     legato.feed(FactsBatch([stream_now(clock, 100, 100 + gap) for gap in (20, 30, 80)]))
     rates = []
-    for quantile in (0.3, 0.5, 0.99):
+    for quantile, gap_s in ((0.3, 0.02), (0.5, 0.03), (0.99, 0.08)):
         legato.ledger.rate_quantile = quantile
         wanted = wanted_of(legato, clock.now_ns, "fluid_token_rate", "1m", "1m", "none")
         reader = Reader(legato.windows, wanted)
@@ -115,7 +115,14 @@ def test_the_rate_is_that_of_the_quantile_that_the_settings_name() -> None:
         }
         rates.append(summarise_window(legato, MINUTE).total.fluid_token_rate)
         assert all(rate == pytest.approx(rates[-1], rel=0.02) for rate in told), told
-        assert miss_rates(legato, MINUTE).total.fluid_token_rate == rates[-1]
+        told_of = miss_rates(legato, MINUTE).total
+        assert told_of.fluid_token_rate == rates[-1]
+        curve = told_of.miss_rate
+        assert curve is not None
+        assert curve.quantile == quantile
+        assert [bool(rate) for rate in curve.at_quantile] == [tbt_s < gap_s for tbt_s in curve.tbt_s]
+        same = curve.at_quantile == curve.p50, curve.at_quantile == curve.p99
+        assert same == (quantile == 0.5, quantile == 0.99)
         assert [point.value for point in series.points if point.value is not None] == [rates[-1]]
     assert rates == pytest.approx([1 / 0.02, 1 / 0.03, 1 / 0.08], rel=0.02)
 

@@ -287,6 +287,14 @@ def legato(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["demo", *arguments])
 
 
+def test_its_help_names_the_deadlines_by_which_it_judges() -> None:
+    told = " ".join(CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert f"({promise.TBT_NS / 1e6:g}ms)" in told
+    for prompt_tokens in (0, 1000, 4000):
+        assert f"{promise.TTFT.at(prompt_tokens) / 1e9:g}s" in told
+        assert not prompt_tokens or f"from {prompt_tokens}" in told
+
+
 def test_the_command_runs_it_and_keeps_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
