@@ -60,7 +60,7 @@ class Dead:
     def look(self, now_ns: int, read_ns: int, *, last: bool = False) -> list[Loss]:
         """Those that died since the last look and whose every word was read: each is told once.
 
-        ``read_ns``: when all that had arrived was booked.  ``last``: nobody looks again, nothing is waited for.
+        ``read_ns``: when all that had arrived was booked.  ``last``: nobody looks again, so nobody waits.
         """
         if self._tally is None:
             return []

@@ -28,6 +28,8 @@ REQUESTS = 20_000
 LASTS_S = 30.0
 EVERY_S = 3.0
 PREFIX = "chaos"
+#: After a worker's death its host has written what it lost by then: counted within 2 s, then a round.
+TOLD_S = EVERY_S + 3
 SUMS = ("requests", "met", "missed", "output_tokens")
 
 
@@ -155,6 +157,38 @@ def exposed(kill: Kill, seen: list[Seen]) -> int:
     return sum(since <= one.ended_at <= kill.at + 0.5 for one in seen)
 
 
+def excused(kills: list[Kill], seen: list[list[Seen]]) -> int:
+    """Requests of which nobody may know: a worker was killed, and soon after it the control process that
+    alone knew what had come of them, before it could write that."""
+    count = 0
+    for worker in (kill for kill in kills if kill.what == "worker"):
+        after = [kill.at - worker.at for kill in kills if (kill.host, kill.what) == (worker.host, "control")]
+        if any(0 <= passed <= TOLD_S for passed in after):
+            since, until = worker.at - EVERY_S - 2, worker.at + TOLD_S
+            count += sum(since <= one.ended_at <= until for one in seen[worker.host])
+    return count
+
+
+def check_told(server: RedisServer, merged: int, seen: list[list[Seen]], kills: list[Kill]) -> None:
+    """What was begun is in the slots, or some host tells that it is lost.
+
+    Whose answer's head came had begun; of who was cut before it no client can know whether the worker had
+    taken the request up.  ``worker_lost`` is exact.  ``settled_before_write`` is what may be in no slot: more
+    than is missing where a control process died between its slots and its note of them.
+    """
+    begun = sum(one.begun for crowd in seen for one in crowd)
+    unknown = sum(one.end == "cut" and not one.begun for crowd in seen for one in crowd)
+    untold = excused(kills, seen)
+    eventually(
+        lambda: begun <= merged + sum(lost_by_hosts(server).values()) + untold, 15, "all losses told", 0.5
+    )
+    told = lost_by_hosts(server)
+    print(f"{begun} begun, {unknown} perhaps, {merged} in the slots, told {told}, excused {untold}")
+    assert told["worker_lost"] > 0
+    assert merged + told["worker_lost"] <= begun + unknown, "nothing is in the slots and lost"
+    assert set(told) <= {"worker_lost", "settled_before_write"}, "no buffer was full"
+
+
 def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
     with redis_server() as server, ExitStack() as stack:
         hosts = [
@@ -202,9 +236,7 @@ def test_three_hosts_killed_at_random(upstream: Streamer) -> None:
         assert len(answered) > REQUESTS * 0.9
         lost = len(answered) - merged
         assert lost <= sum(exposed(kill, seen[kill.host]) for kill in kills)
-        told = sum(lost_by_hosts(server).values())
-        # Nobody can tell of what a worker had finished and not said within its last tenth of a second.
-        assert lost <= told + sum(kill.what == "worker" for kill in kills) * REQUESTS / LASTS_S / HOSTS / 10
+        check_told(server, merged, seen, kills)
 
 
 def test_a_write_whose_answer_was_lost_counts_once(upstream: Streamer) -> None:
