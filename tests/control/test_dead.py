@@ -11,8 +11,9 @@ import pytest
 
 from proxy.control.core import Controller
 from proxy.control.dead import LINK_NS, UNHEARD_NS
+from proxy.control.linkserver import LinkServer
 from proxy.control.workers import GRACE_NS, Worker, Workers
-from proxy.link import PROTOCOL, Facts, Hello
+from proxy.link import PROTOCOL, Facts, Hello, frame
 from proxy.tally import Begun, Tally, claim, make_tally
 from tests.control.facts import facts, table
 from tests.control.test_workers import beat, hello, lost, now
@@ -313,6 +314,21 @@ def test_a_fleet_hears_of_who_died_between_two_control_processes(host: Host) -> 
         controller.look_for_dead(host.now_ns)
     assert [(said.incarnation, said.acked) for said in fleet.heard] == [(worker.incarnation, 4)]
     assert lost(controller.workers) == {"settled_by_lost_control": 4, "worker_lost": 5}
+
+
+def test_the_link_tells_when_all_that_arrived_was_booked(host: Host) -> None:
+    clock = lambda: host.now_ns  # noqa: E731
+    link = LinkServer(
+        Controller(table(), instance="i", version="0", unix_ns=clock, monotonic_ns=clock), clock
+    )
+    connection = link.protocol()
+    host.now_ns = 5
+    assert link.read_ns == 5
+    link.queue(connection, frame(hello())[4:])
+    host.now_ns = 7
+    assert link.read_ns < 7
+    link.fold_slice()
+    assert link.read_ns == 7
 
 
 def test_what_is_booked_is_noted_for_whoever_comes_after(host: Host) -> None:
