@@ -146,7 +146,8 @@ def test_what_must_not_be_overlooked_stands_under_the_verdict() -> None:
         ],
         hour=HourView(14, 0.3, 0.05),
         ejections=[EjectionView("canary", "2026-11-20T05:00:00.000Z", None)],
-        candidate=arm("canary", 9, failed_over=3, lost=2),
+        candidate=arm("canary", 900, failed_over=3, lost=2, overdue=136),
+        control=arm("stable", 900, overdue=9),
         hosts=3,
         notes=["a note"],
     )  # fmt: skip
@@ -161,10 +162,12 @@ def test_what_must_not_be_overlooked_stands_under_the_verdict() -> None:
         "canary was out, or on its way back, from 2026-11-20 05:00:00 UTC to now",
         "canary: 3 requests answered by another backend",
         "canary: 2 requests lost with a killed worker",
+        "canary: 136 requests are overdue and have not ended: in no metric yet",
         "counted by 3 control processes",
         "a note",
     ):
         assert said in " ".join(text.split()), said
+    assert "stable: 9 requests" not in text, "so few are overdue at any moment"
 
 
 def painted(view: ExperimentView, width: int = 120) -> str:

@@ -18,6 +18,8 @@ MARKS: Final = {"better": "+", "worse": "-", "equivalent": "=", "undecided": "?"
 _SURELY_WORSE: Final = "!"
 #: Weights that were in force earlier; more are only counted.
 _EPOCHS: Final = 6
+#: Of what an arm was assigned: more that is overdue is said.
+_LATE: Final = 0.01
 
 
 class Row(NamedTuple):
@@ -259,6 +261,11 @@ def _judged(view: Json, decides: str) -> list[str]:
         for key, what in counted:
             if arm[key]:
                 said.append(f"{arm['backend']}: {arm[key]:,} requests {what}")
+        late = arm.get("overdue", 0)
+        if late > _LATE * arm["assigned"]:
+            said.append(
+                f"{arm['backend']}: {late:,} requests are overdue and have not ended: in no metric yet"
+            )
     if view["hosts"] > 1:
         said.append(f"counted by {view['hosts']} control processes")
     return said
