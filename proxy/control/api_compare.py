@@ -19,7 +19,7 @@ from proxy.control.guard import Guard
 from proxy.control.look import Asked, CompareLook, NothingToCompare, compared
 from proxy.control.schema import ApiError, answers, reply
 from proxy.control.scope import HERE, Scope, ScopeQuery, Share, instead, of_all, reader_of
-from proxy.control.settle import GroupKey
+from proxy.control.settle import NONE, GroupKey
 from proxy.control.windows import Windowed
 from proxy.settings.problems import suggest
 
@@ -87,7 +87,7 @@ def _check_names(controller: Controller, asked: Asked, groups: Iterable[GroupKey
     ):
         if name is None or name in known:
             continue
-        meant = suggest(name, known)
+        meant = suggest(name, known - {NONE})  # nobody means what stands for no name at all
         listed = ", ".join(sorted(known)[:_NAMED_MOST]) or "none yet"
         mend = f"did you mean {meant!r}?" if meant else f"known are: {listed}"
         raise ApiError(422, f"{place}: {_shown(name)} is no {what} that is known here", mend)

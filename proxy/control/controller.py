@@ -179,7 +179,8 @@ class Process:
 
     def drain(self) -> None:
         """The host stops taking traffic: not ready from now on, everything else goes on."""
-        _log.info("draining: not ready any more")
+        if not self.controller.draining:  # the supervisor says it again and again
+            _log.info("not ready any more")
         self.controller.draining = True
 
     def reload(self) -> None:

@@ -152,6 +152,15 @@ def test_only_what_an_slo_is_about() -> None:
     assert (found["control"]["requests"], found["candidate"]["requests"], found["slo"]) == (7, 5, "batch")
 
 
+def test_nobody_means_what_stands_for_no_model() -> None:
+    clock = Clock()
+    control = compared(clock)
+    control.feed(FactsBatch(some(clock, "stable", 1, 80, model=None)))
+    with client_of(control) as client:
+        _, _, how = wrong(client.get("/api/compare?a=stable&b=canary&model=nope"))
+    assert how == "known are: llama, none, qwen"
+
+
 def test_every_metric_has_a_title() -> None:
     assert TITLES.keys() == METRIC.keys()
 

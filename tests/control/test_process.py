@@ -263,6 +263,9 @@ def test_draining_is_said_and_the_admin_api_goes_on(running: Running) -> None:
     eventually(lambda: running.client.get("/readyz").status_code == 503)
     assert running.get("/healthz") == {"status": "ok"}
     assert "legato_draining 1" in running.client.get("/metrics").text
+    running.signal(signal.SIGUSR1)  # said again, as a supervisor does
+    eventually(lambda: running.get("/healthz"))
+    assert running.said().count("not ready any more") == 1
 
 
 def test_an_open_admin_connection_does_not_hold_up_the_end(running: Running) -> None:
