@@ -263,9 +263,20 @@ def test_draining_is_said_and_the_admin_api_goes_on(running: Running) -> None:
     eventually(lambda: running.client.get("/readyz").status_code == 503)
     assert running.get("/healthz") == {"status": "ok"}
     assert "legato_draining 1" in running.client.get("/metrics").text
-    running.signal(signal.SIGUSR1)  # said again, as a supervisor does
-    eventually(lambda: running.get("/healthz"))
-    assert running.said().count("not ready any more") == 1
+
+
+def test_draining_is_logged_once_however_often_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A supervisor says it every second, since a control process that was restarted has not heard it."""
+    (tmp_path / "legato.yaml").write_text(SETTINGS)
+    boot: Boot = {"file": str(tmp_path / "legato.yaml"), "flags": {}}
+    with socket.socket() as admin, socket.socket(socket.AF_UNIX) as link, caplog.at_level("INFO"):
+        process = controller.Process(boot, load(boot), admin, link)
+        process.drain()
+        process.drain()
+    assert process.controller.draining
+    assert [each.message for each in caplog.records] == ["not ready any more"]
 
 
 def test_an_open_admin_connection_does_not_hold_up_the_end(running: Running) -> None:
