@@ -8,7 +8,8 @@ and the next one is read.
 Needed of a line are ``events`` or ``choices``, and deadlines unless they are given; ``end_ns`` where the
 request was cut.  Beyond the documented keys it may say ``censored`` (else the outcome tells),
 ``finished`` (per choice: its finish reason was seen, so that the cut owes nothing) and, as the fourth and
-fifth item of a mark, its choice and the time that it covers (``scoring.lanes.Mark``).
+fifth item of a mark, its choice and the time that it covers (``scoring.lanes.Mark``).  Where it says
+``duration_only``, nothing was promised of its tokens: it is in no figure unless deadlines are given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from scoring.deadlines import Deadlines
 from scoring.outcome import Outcome, is_censored
 from scoring.quantiles import rank
-from scoring.score import StreamScore
+from scoring.score import StreamScore, without_deadlines
 from scoring.sketch import LogHistogram
 from scoring.trace import Choice, Mark, score
 
@@ -59,6 +60,7 @@ class _Line(Struct):
     outcome: Outcome = Outcome.COMPLETED
     censored: bool | None = None
     marks: list[_MarkItem] = []
+    duration_only: bool = False
 
 
 _decoder = msgspec.json.Decoder(_Line)
@@ -130,18 +132,17 @@ def score_line(raw: bytes, overrides: Overrides, default_id: str = "") -> Scored
     choices = _choices(line)
     censored = is_censored(line.outcome) if line.censored is None else line.censored
     target = line.target if overrides.target is None else overrides.target
-    return Scored(
-        default_id if line.id is None else line.id,
-        target,
-        score(
-            choices,
-            _deadlines(line, overrides),
-            end_ns=_end_ns(line, choices, censored),
-            censored=censored,
-            target=target,
-            marks=[Mark(*msgspec.structs.astuple(mark)) for mark in line.marks],
-        ),
+    scored = score(
+        choices,
+        _deadlines(line, overrides),
+        end_ns=_end_ns(line, choices, censored),
+        censored=censored,
+        target=target,
+        marks=[Mark(*msgspec.structs.astuple(mark)) for mark in line.marks],
     )
+    if line.duration_only and overrides.ttft_ns is None and overrides.tbt_ns is None:
+        scored = without_deadlines(scored)
+    return Scored(default_id if line.id is None else line.id, target, scored)
 
 
 def _decode(raw: bytes) -> _Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: Whose fault a stall was, if not the server's: our own event loop's, or a client's that read too slowly.
@@ -77,3 +77,21 @@ class StreamScore:
     def stall_count(self) -> int:
         """Stalls that count, those taken out left aside."""
         return sum(1 for stall in self.stalls if stall.reason is None)
+
+
+def without_deadlines(scored: StreamScore) -> StreamScore:
+    """The score of a stream to which no token deadline was promised: its times, nothing met or missed."""
+    return replace(
+        scored,
+        met=0,
+        missed=0,
+        suspect=0,
+        client_blocked=0,
+        fluidity=None,
+        on_time_ratio=None,
+        late_ns=0,
+        stalls=(),
+        worst=None,
+        least_tbt_ns=None,
+        raw=None,
+    )

@@ -200,6 +200,8 @@ class TraceLine(Struct, frozen=True, kw_only=True):
     censored: bool
     #: Per choice, where the end was a cut: its finish reason had gone by, nothing more was owed.
     finished: list[bool] | msgspec.UnsetType = msgspec.UNSET
+    #: The SLO promises nothing of tokens: the deadlines are the defaults, and count where they are asked for.
+    duration_only: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 def seconds(duration_ns: int | float) -> float:

@@ -55,24 +55,6 @@ def score_stream(facts: Facts, counted: Counted, end_ns: int, censored: bool, ta
     return _exact(scored, owed, end_ns if censored else None, facts.tbt_target_ns)
 
 
-def without_deadlines(scored: StreamScore) -> StreamScore:
-    """The score of a stream to which no token deadline was promised: times and tokens, no met, no missed."""
-    return replace(
-        scored,
-        met=0,
-        missed=0,
-        suspect=0,
-        client_blocked=0,
-        fluidity=None,
-        on_time_ratio=None,
-        late_ns=0,
-        stalls=(),
-        worst=None,
-        least_tbt_ns=None,
-        raw=None,
-    )
-
-
 def _nothing(facts: Facts) -> ChoiceScore:
     return ChoiceScore(tokens=0, late=0, missed=0, late_ns=0, due_ns=facts.ttft_target_ns)
 

@@ -21,11 +21,11 @@ from proxy.control.record import (
     maybe_seconds,
     seconds,
 )
-from proxy.control.scored import score_stream, t0_ns_of, without_deadlines
+from proxy.control.scored import score_stream, t0_ns_of
 from proxy.control.tokens import EMPTY, Counted, count
 from proxy.link import Facts, Stream, Usage
 from scoring.outcome import Outcome, SloResult, classify, is_censored, slo_result
-from scoring.score import StreamScore
+from scoring.score import StreamScore, without_deadlines
 
 #: What stands in a label where a request has no backend or names no model.
 NONE: Final = "none"

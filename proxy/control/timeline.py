@@ -91,6 +91,7 @@ def trace_line(settled: Settled) -> TraceLine | None:
         thinned=settled.thinned,
         censored=settled.censored,
         finished=[choice.finished for choice in choices] if settled.censored else msgspec.UNSET,
+        duration_only=settled.duration_only or msgspec.UNSET,
     )
 
 

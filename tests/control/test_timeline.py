@@ -30,19 +30,32 @@ def lanes(draw: st.DrawFn) -> list[list[Event]]:
     return out
 
 
-@given(lanes(), st.booleans(), st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 500)), max_size=2))
+@given(
+    lanes(),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 500)), max_size=2),
+)
 def test_a_trace_line_read_back_gives_the_same_score(
-    choices: list[list[Event]], finished: bool, pauses: list[tuple[int, int]]
+    choices: list[list[Event]], finished: bool, duration_only: bool, pauses: list[tuple[int, int]]
 ) -> None:
     end_ms = max((event[0] for lane in choices for event in lane), default=0) + 100
     blocked = tuple((T0 + low * MS, T0 + (low + length) * MS) for low, length in pauses)
     of: dict[str, Any] = {"choices": choices, "finished": finished, "usage": Usage(output=40)}
     given_ = streamed(end_ms=end_ms, of=of, blocked=blocked, choices_asked=3)
     given_.end = "complete" if finished else "truncated"
-    settled = settle(given_, HERE)
+    settled = settle(given_, HERE, duration_only=duration_only)
     line = trace_line(settled)
     assert line is not None
     assert score_line(encode(line), Overrides()).score == settled.score
+
+
+def test_deadlines_that_nobody_promised_count_where_they_are_asked_for() -> None:
+    line = trace_line(settle(streamed(at(50), at(900), end_ms=910), HERE, duration_only=True))
+    assert line is not None
+    own, asked = (score_line(encode(line), each).score for each in (Overrides(), Overrides(tbt_ns=50 * MS)))
+    assert (own.met, own.missed, own.fluidity, own.ttft_ns) == (0, 0, None, 50 * MS)
+    assert asked.missed > 0
 
 
 def test_t0_by_the_wall_clock_is_that_of_the_last_byte_sent() -> None:
