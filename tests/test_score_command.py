@@ -20,6 +20,8 @@ from typer.testing import CliRunner, Result
 from proxy import offline
 from proxy.commands import screen
 from proxy.commands.score import register
+from proxy.control.settle import settle
+from proxy.exporters.accesslog import encode_line
 from proxy.offline import (
     BadLine,
     LineError,
@@ -32,6 +34,7 @@ from proxy.offline import (
 )
 from scoring.deadlines import Deadlines
 from scoring.trace import marks_of, score
+from tests.control.facts import at, streamed
 from tests.scoring.traces import Request, requests
 
 MS = 1_000_000
@@ -417,20 +420,14 @@ def test_the_title_says_by_what_it_was_judged(
     assert (care in done.stderr) if care else done.stderr == ""
 
 
-RECORD = {
-    "schema": 1,
-    "time": "2026-11-22T03:14:07.412Z",
-    "id": "a",
-    "duration_s": 1.2,
-    "outcome": "completed",
-}
+RECORD = encode_line(settle(streamed(at(50), at(80)), "h").record)
 
 
 @pytest.mark.parametrize(
     ("content", "mend"),
     [
         (
-            json.dumps(RECORD).encode() + b"\n",
+            RECORD + b"\n",
             "access log: it does not hold arrivals, --trace-log FILE writes",
         ),
         (gzip.compress(json.dumps(line()).encode()), "is compressed: zcat {name} | legato score -"),

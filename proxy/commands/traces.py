@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ _PEEKED: Final = 4096  # bytes that tell what a file is
 _PACKED: Final = {b"\x1f\x8b": "zcat", b"\x28\xb5\x2f\xfd": "zstdcat"}
 #: Of a line of the access log; a line of a trace lacks some of them.
 _RECORD: Final = (b'"duration_s"', b'"outcome"', b'"time"')
+#: Arrivals.  (The access log has ``events`` too, as a number.)
+_ARRIVALS: Final = re.compile(rb'"(events|choices)"\s*:\s*\[')
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def _refuse_others(name: str, stream: BinaryIO, command: str) -> None:
     if packed is not None:
         mend = f"{packed} {'FILE' if name == '-' else name} | legato {command} -"
         raise typer.BadParameter(f"{shown} is compressed: {mend}", param_hint="FILE")
-    if all(key in head for key in _RECORD) and not any(key in head for key in (b'"events"', b'"choices"')):
+    if all(key in head for key in _RECORD) and not _ARRIVALS.search(head):
         mend = "it does not hold arrivals, --trace-log FILE writes what is needed"
         raise typer.BadParameter(f"{shown} is an access log: {mend}", param_hint="FILE")
 
