@@ -94,7 +94,7 @@ def is_secret(loc: Loc) -> bool:
     if loc[:2] == ("alerts", "notify"):
         return loc[-1] not in _PLAIN_OF_NOTIFY
     return (
-        loc in (("redis",), ("alerts",))
+        loc in (("admin",), ("redis",), ("alerts",))
         or loc[:2] == ("redis", "url")
         or loc[-1:] in (("token",), ("write_token",))
     )
