@@ -20,7 +20,9 @@ from proxy.settings.tree import Loc, Tree
 from proxy.settings.types import OFF
 
 GRPC_PACKAGE = "opentelemetry.exporter.otlp.proto.grpc"
-_MOST_MS = 600_000
+#: As ``otel.timeout`` and ``otel.every`` take: what is more must be passed over here, not refused there.
+_TIMEOUT_MS = (10, 600_000)
+_EVERY_MS = (1_000, 3_600_000)
 Take = Callable[[str], str | None]
 
 
@@ -136,10 +138,10 @@ def has_grpc() -> bool:
         return False
 
 
-def _milliseconds(least: int) -> Take:
+def _milliseconds(least: int, most: int) -> Take:
     def take(text: str) -> str:
-        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= 6 * _MOST_MS):
-            raise ValueError(f"{text!r}: milliseconds from {least} on are needed, a whole number")
+        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
+            raise ValueError(f"{text!r}: milliseconds from {least} to {most} are needed, a whole number")
         return f"{int(text)}ms"
 
     return take
@@ -205,7 +207,7 @@ def _of_one(signal: str, loc: Callable[[str], Loc]) -> tuple[Standard, ...]:
     """Those of one signal that go before those of both."""
     kinds: tuple[tuple[str, str, str, Take], ...] = (
         ("PROTOCOL", "protocol", "`http/protobuf`, `grpc`", _protocol),
-        ("TIMEOUT", "timeout", "milliseconds", _milliseconds(10)),
+        ("TIMEOUT", "timeout", "milliseconds", _milliseconds(*_TIMEOUT_MS)),
         ("CERTIFICATE", "ca_file", "a path", _readable),
     )
     return tuple(
@@ -237,7 +239,7 @@ STANDARD = (
         lambda text: str(signal_url(text)),
     ),
     Standard("OTEL_EXPORTER_OTLP_PROTOCOL", ("otel", "protocol"), "`http/protobuf`, `grpc`", _protocol),
-    Standard("OTEL_EXPORTER_OTLP_TIMEOUT", ("otel", "timeout"), "milliseconds", _milliseconds(10)),
+    Standard("OTEL_EXPORTER_OTLP_TIMEOUT", ("otel", "timeout"), "milliseconds", _milliseconds(*_TIMEOUT_MS)),
     Standard("OTEL_EXPORTER_OTLP_CERTIFICATE", ("otel", "ca_file"), "a path", _readable),
     *_of_one("TRACES", lambda name: ("otel", "traces", name)),
     *_of_one("METRICS", lambda name: ("otel", f"metrics_{name}")),
@@ -259,7 +261,7 @@ STANDARD = (
     Standard(
         "OTEL_METRICS_EXEMPLAR_FILTER", ("otel", "exemplars"), "`trace_based`, `always_off`", _exemplars
     ),
-    Standard("OTEL_METRIC_EXPORT_INTERVAL", ("otel", "every"), "milliseconds", _milliseconds(1_000)),
+    Standard("OTEL_METRIC_EXPORT_INTERVAL", ("otel", "every"), "milliseconds", _milliseconds(*_EVERY_MS)),
     Standard("OTEL_PROPAGATORS", ("otel", "traces", "propagate"), "`tracecontext`, `none`", _propagators),
     Standard(
         "OTEL_SDK_DISABLED", None, "`true`: nothing is exported, whatever else is set, and no header touched"
