@@ -103,9 +103,7 @@ class SloSpec(Struct, frozen=True, omit_defaults=True):
     slack_ns: int = 0  # of ``curves``
     live: bool = False  # learned curves are shown beside it, and judge nothing: the fallback is promised
     pages: bool = True  # False: shown and compared, but nobody is woken by it
-    duration_only: bool = (
-        False  # ``e2e`` is all that is promised: deadlines of tokens are shown, judge nothing
-    )
+    duration_only: bool = False  # ``e2e`` is all that is promised: no token is owed a deadline
 
 
 class Timeouts(Struct, frozen=True, omit_defaults=True):

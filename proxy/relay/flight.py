@@ -163,6 +163,7 @@ def _late(exchange: Exchange, now_ns: int) -> tuple[int, int] | None:
     else:
         return None
     if slo.duration_only and slo.e2e_ns is not None and exchange.sent_ns is not None:
-        # Of its tokens nothing is promised: it is overdue when the answer takes longer than it may.
-        overdue_ns = now_ns - exchange.sent_ns - slo.e2e_ns
+        # Of its tokens nothing is promised: a stream is overdue when the answer takes longer than it may.
+        streams = tap is None or exchange.streamed
+        return (now_ns - exchange.sent_ns - slo.e2e_ns if streams else 0), 0
     return overdue_ns, missed
