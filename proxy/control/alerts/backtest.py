@@ -21,6 +21,9 @@ from proxy.control.alerts.life import Alert, Life, Said
 from proxy.control.alerts.notice import Worst
 from proxy.control.alerts.rings import (
     AWAITED,
+    BAD,
+    FAILED,
+    MISSED,
     OVERDUE,
     SLOT_NS,
     SLOT_S,
@@ -30,14 +33,14 @@ from proxy.control.alerts.rings import (
     tally_of,
 )
 from proxy.control.alerts.rules import Rules
-from proxy.control.alerts.worst import WORST, Kind, rank, worst_of
+from proxy.control.alerts.worst import ALL_KINDS, WORST, Kind, kinds_of, rank, worst_of
 from proxy.control.labels import GroupCap
 from proxy.control.settle import NONE, GroupKey
 from proxy.link import Match, SloSpec
 from proxy.settings.alerts import Alerts as Settings
 from scoring.fluidity import FluidityScorer
 from scoring.outcome import Outcome, slo_result
-from scoring.score import StreamScore
+from scoring.score import StreamScore, without_deadlines
 
 #: What a trace cannot show, for whoever reads the result.
 NOT_SEEN: Final = (
@@ -123,28 +126,30 @@ class Backtest:
 
     def _settle(self, key: GroupKey, line: Placed, score: StreamScore, slot: int) -> None:
         slo = (self.known or {}).get(line.slo)
+        target = line.target if slo is None else slo.target
+        left = line.outcome is Outcome.CLIENT_CANCELLED and target > 0  # else nothing is overdue: ``settle``
+        if slo is not None and slo.duration_only:
+            score = without_deadlines(score)
         result, _ = slo_result(
             outcome=line.outcome,
             streamed=True,
             fluidity=score.fluidity,
-            target=line.target if slo is None else slo.target,
+            target=target,
             duration_ns=line.length_ns,
             e2e_ns=None if slo is None else slo.e2e_ns,
-            overdue_at_end=line.outcome is Outcome.CLIENT_CANCELLED and any(self._overdue(line, None)),
+            overdue_at_end=left and any(self._overdue(line, None)),
             measured=True,
         )
         tally = tally_of(line.outcome, result, score.fluidity, score.missed)
         row = self._row(slot, key)
         for at, count in enumerate(tally):
             row[at] += count
-        found: list[tuple[Kind, int]] = [("missed", tally[1]), ("failed", tally[3])]
-        for kind, counts in found:
-            if counts:
-                one = worst_of(line.id or "", None, None, line.outcome.value, score.missed, score.fluidity)
-                held = self._worst.setdefault((slot // 6, key, kind), [])
-                held.append(one)
-                held.sort(key=rank, reverse=True)
-                del held[WORST:]
+        for kind in kinds_of(tally[MISSED], tally[FAILED], tally[BAD]):
+            one = worst_of(line.id or "", None, None, line.outcome.value, score.missed, score.fluidity)
+            held = self._worst.setdefault((slot // 6, key, kind), [])
+            held.append(one)
+            held.sort(key=rank, reverse=True)
+            del held[WORST:]
 
     def _look(self, key: GroupKey, line: Placed, slot: int) -> None:
         """The stream as it was in flight at the end of a slot."""
@@ -248,7 +253,7 @@ class Backtest:
 
     def _worst_of(self, verdict: Verdict, slot: int) -> tuple[Worst, ...]:
         wanted = {name: value for name, value in verdict.labels if name in GroupKey._fields}
-        kinds: tuple[Kind, ...] = (verdict.kind,) if verdict.group is not None else ("missed", "failed")
+        kinds = (verdict.kind,) if verdict.group is not None else ALL_KINDS
         keys = [verdict.group] if verdict.group is not None else self._groups(wanted)
         found = {
             one.id: one

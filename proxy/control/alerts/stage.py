@@ -14,12 +14,12 @@ from typing import Final
 from proxy.control.alerts.judge import Judge, Verdict
 from proxy.control.alerts.life import Life, Said
 from proxy.control.alerts.notice import Worst
-from proxy.control.alerts.rings import SLOT_NS, Book, settled_tally
+from proxy.control.alerts.rings import BAD, FAILED, MISSED, SLOT_NS, Book, settled_tally
 from proxy.control.alerts.rules import Rules
 from proxy.control.alerts.signals import Down, ExperimentAlarm, Signals
 from proxy.control.alerts.teller import Outbox, Teller
 from proxy.control.alerts.together import Together
-from proxy.control.alerts.worst import Kind, Worsts, worst_first, worst_of, worst_waiting
+from proxy.control.alerts.worst import ALL_KINDS, Worsts, kinds_of, worst_first, worst_of, worst_waiting
 from proxy.control.core import Controller
 from proxy.control.settle import GroupKey, Settled
 from proxy.control.shared import Shared
@@ -105,12 +105,7 @@ class Alerts:
         slot = at_ns // SLOT_NS
         tally = settled_tally(settled)
         self.own.add(key, slot, tally)
-        kinds: list[Kind] = []
-        if tally[1]:
-            kinds.append("missed")
-        if tally[3]:
-            kinds.append("failed")
-        for kind in kinds:
+        for kind in kinds_of(tally[MISSED], tally[FAILED], tally[BAD]):
             score = settled.score
             worst = worst_of(
                 facts.id,
@@ -182,7 +177,7 @@ class Alerts:
         """This host's."""
         if verdict.rule == "stalled" and verdict.group in self._waiting:
             return worst_first(worst_waiting(each) for each in self._waiting[verdict.group])
-        kinds: tuple[Kind, ...] = ("missed", "failed") if verdict.group is None else (verdict.kind,)
+        kinds = ALL_KINDS if verdict.group is None else (verdict.kind,)
         return worst_first(
             worst
             for key in self._shown_by(verdict)

@@ -1,6 +1,7 @@
 """The requests that show it: of each group the worst of the last minutes, by their ids only.
 
-Five that missed most and five that failed, of this minute and of the one before: 64 groups take some 0.6 MB.
+Five that missed most, five that failed, and five that were bad for another reason (they took longer than
+their ``e2e``), of this minute and of the one before: 64 groups take 0.9 MB at most.
 What hangs has not ended: ``stalled`` names the streams in flight that are most overdue, by the last beats of
 workers, and none that ended beside them.
 """
@@ -8,13 +9,14 @@ workers, and none that ended beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from proxy.control.alerts.notice import IN_FLIGHT, Worst
 from proxy.control.settle import GroupKey
 from proxy.link import Waiting
 
-Kind = Literal["missed", "failed"]
+Kind = Literal["missed", "failed", "slow"]
+ALL_KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 #: So many of each kind.
 WORST: Final = 5
 _MINUTE: Final = 6  # slots
@@ -32,7 +34,7 @@ class Worsts:
         """Note a request."""
         minutes = self._kept.get((key, kind))
         if minutes is None:
-            if len(self._kept) >= 2 * _GROUPS:
+            if len(self._kept) >= len(ALL_KINDS) * _GROUPS:
                 del self._kept[next(iter(self._kept))]
             minutes = self._kept[(key, kind)] = {}
         minute = slot // _MINUTE
@@ -57,6 +59,16 @@ class Worsts:
     def clear(self) -> None:
         """The clock jumped: nothing that is kept can be placed."""
         self._kept.clear()
+
+
+def kinds_of(missed: int, failed: int, bad: int) -> list[Kind]:
+    """What a request shows, of its ``Tally``."""
+    kinds: list[Kind] = []
+    if missed:
+        kinds.append("missed")
+    if failed:
+        kinds.append("failed")
+    return kinds if kinds or not bad else ["slow"]
 
 
 def rank(worst: Worst) -> tuple[int, float]:

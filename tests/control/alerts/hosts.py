@@ -20,7 +20,7 @@ from proxy.control.core import Controller, Sink
 from proxy.control.notify.sender import NotifierState
 from proxy.control.settle import Settled, settle
 from proxy.control.shared import Unshared
-from proxy.link import BackendSpec, GroupNow, SloSpec, Table, Waiting
+from proxy.link import BackendSpec, Facts, GroupNow, SloSpec, Table, Waiting
 from proxy.settings.alerts import Alerts as Settings
 from tests.control.facts import UNIX, S, at, facts, streamed, table
 from tests.control.test_windows import Clock, ended
@@ -120,10 +120,13 @@ class Host:
         if known is None:
             events = {"good": (at(50), at(90)), "missed": (at(50), at(900))}.get(kind)
             of = facts(5, **{"status": 500, **fields}) if events is None else streamed(*events, **fields)
-            known = self._known[name] = settle(of, self.name)
+            known = self._known[name] = settle(of, self.name, duration_only=self._duration_only(of))
             self.controller.ledger.cap.admit(known.group)
         made = replace(known.facts, seq=self.seq, id=f"{self.name}-{kind}-{self.seq}")
         return dataclasses.replace(known, facts=ended(self.world.clock, made))
+
+    def _duration_only(self, of: Facts) -> bool:
+        return any(slo.name == of.slo and slo.duration_only for slo in self.controller.slos) and not of.target
 
     def flies(
         self,
