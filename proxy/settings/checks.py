@@ -258,11 +258,11 @@ def cares(config: Config) -> list[str]:
 
 
 def _cares_of_logs(config: Config) -> Iterator[str]:
-    """Files whose folder is missing: it may still be made, until then nothing is written."""
+    """Files whose folder is missing: it may still be made, and what waited is written."""
     for name, path in (("access_log", config.access_log), ("trace_log", config.trace_log)):
         folder = os.path.dirname(path or "") or "."
         if path not in (None, "-") and not os.path.isdir(folder):
-            yield f"{name}: there is no folder {folder}: lines are dropped, and counted, until there is"
+            yield f"{name}: there is no folder {folder}: lines wait, past what fits they are dropped and counted"
 
 
 def _cares_of_curves(slo: Slo, config: Config) -> list[str]:
