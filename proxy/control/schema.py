@@ -71,7 +71,8 @@ def answers(model: type[Struct], *errors: int, name: str | None = None) -> dict[
         return {"application/json": {"schema": {"$ref": _REF.format(name=of.__name__)}}}
 
     responses: dict[str, Any] = {"200": {"description": model.__doc__ or "", "content": body(model)}}
-    for status in errors:
+    unknown = {422} if 401 in errors else set()  # who must be let in (``Guard``) must name known parameters
+    for status in sorted({*errors, *unknown}):
         responses[str(status)] = {"description": _MEANINGS[status], "content": body(Error)}
     return {
         "response_model": None,
