@@ -262,7 +262,7 @@ def _cares_of_logs(config: Config) -> Iterator[str]:
     for name, path in (("access_log", config.access_log), ("trace_log", config.trace_log)):
         folder = os.path.dirname(path or "") or "."
         if path not in (None, "-") and not os.path.isdir(folder):
-            yield f"{name}: there is no folder {folder}: lines wait, past what fits they are dropped and counted"
+            yield f"{name}: there is no folder {folder}: lines wait, and are dropped (and counted) if many"
 
 
 def _cares_of_curves(slo: Slo, config: Config) -> list[str]:
