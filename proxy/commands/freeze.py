@@ -73,7 +73,7 @@ def freeze(
     """
     if os.path.lexists(out) and not force:
         raise refuse(f"{out} is there already: give another --out, or --force to replace it", _WRONG)
-    if (why := unwritable(out)) is not None:
+    if (why := unwritable(out, replaced=True)) is not None:
         raise refuse(why, _WRONG)
     told = _ask(admin_of(admin, token_file))
     curves, reasons = _choose(told, backend, model)
