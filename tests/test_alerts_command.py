@@ -252,6 +252,7 @@ PAGES_NOBODY = "{name: chat, ttft: {learned: live, slack: 0s, fallback: 1s}, tbt
         ("{name: chat, e2e: 30s}", HUNG, {"burn_rate": 1, "stalled": 1}),
         # Who leaves before it is over is held against nobody, however long no token came.
         ("{name: chat, e2e: 5m}", HUNG, {}),
+        (None, [{**line, "duration_only": True, "target": 0.0} for line in HUNG], {}),
     ],
 )
 def test_what_slos_of_a_configuration_promise_decides(

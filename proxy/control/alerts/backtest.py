@@ -80,6 +80,7 @@ class Placed(Struct, frozen=True):
     events: list[_Event] = []
     choices: list[list[_Event]] = []
     finished: list[bool] = []
+    duration_only: bool = False
 
     @property
     def lanes(self) -> Sequence[list[_Event]]:
@@ -158,6 +159,8 @@ class Backtest:
         slo = (self.known or {}).get(line.slo)
         if slo is not None and slo.duration_only and slo.e2e_ns is not None:
             states = [at_ns > slo.e2e_ns]  # of its tokens nothing is promised, as in ``relay/flight.py``
+        elif slo is None and line.duration_only:
+            states = []  # nobody says how long it may take
         else:
             states = list(self._overdue(line, at_ns))
         row[AWAITED] += bool(states)

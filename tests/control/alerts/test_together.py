@@ -6,8 +6,13 @@ from itertools import pairwise
 
 import pytest
 
+from proxy.control.alerts.exchange import sent_fields
+from proxy.control.alerts.judge import Verdict
+from proxy.control.alerts.life import Life, Said
+from proxy.control.alerts.teller import Teller
 from proxy.control.experiments.health import Down
 from proxy.link import BackendNow
+from scoring.alarm_rule import Evaluation, Hold
 from tests.control.alerts.hosts import GROUP, Host, World
 
 
@@ -113,6 +118,19 @@ def test_a_host_that_reaches_the_store_and_not_the_people_lets_another_tell() ->
     assert len(world.of("errors", "resolved")) == 1
 
 
+def test_what_waits_is_told_elsewhere_only_where_all_of_it_was() -> None:
+    teller, life, now = Teller(None, lambda: 0), Life(), Hold(0, 0)
+    fires = Evaluation(True, False, 1.0, 0.5, {}, "")
+    life.step(
+        [Verdict("errors", (("backend", "b"), ("model", name)), "page", now, fires) for name in "ab"], 0
+    )
+    (message,) = life.due(0, 0, Said())
+    one, both = (dict.fromkeys(list(sent_fields(message, "ops"))[:count], b"1") for count in (1, 2))
+    for sent, name, told in ((one, "ops", False), (both, "ops", True), (both, "slack", False)):
+        teller.note(life, sent)
+        assert teller.told(name, message) == told
+
+
 def test_where_nobody_reaches_them_the_lease_stays_and_nothing_is_lost() -> None:
     world = World(2, shared=True)
     for host in world.hosts:
@@ -123,6 +141,7 @@ def test_where_nobody_reaches_them_the_lease_stays_and_nothing_is_lost() -> None
         holders += [host.name for host in world.hosts if host.alerts.together.holds]
     assert sum(one != other for one, other in pairwise(holders)) <= 1
     assert len(set(holders)) == 2, "both have tried"
+    assert len(holders) >= 80, "and but for that moment one of them has it"
     for host in world.hosts:
         host.out.refuse = ()
     world.run(20, busy)

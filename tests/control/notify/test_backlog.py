@@ -42,6 +42,18 @@ def test_waits_double_up_to_a_minute_until_half_an_hour_has_passed() -> None:
     assert len(waiting) == 0
 
 
+def test_since_when_it_is_refused_is_told_of_what_was_tried_in_vain_and_waits() -> None:
+    waiting = backlog()
+    assert waiting.refused_since_ns is None
+    waiting.add(message(), 5 * S)
+    assert waiting.refused_since_ns is None, "nobody has tried"
+    fail(waiting, 5)
+    fail(waiting, 6)
+    assert waiting.refused_since_ns == 5 * S
+    waiting.done(first(waiting))
+    assert waiting.refused_since_ns is None
+
+
 @pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.5, 1, 2]), (0.5, [0.75, 1.5, 3]), (1.0, [1, 2, 4])])
 def test_chance_shortens_a_wait_by_half_at_most(jitter: float, waits: list[float]) -> None:
     waiting = backlog(jitter)

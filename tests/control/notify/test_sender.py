@@ -68,6 +68,7 @@ BAD: list[tuple[str, Behaviour]] = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("behaviour", [case[1] for case in BAD], ids=[case[0] for case in BAD])
 def test_one_that_is_bad_leaves_the_others_alone(behaviour: Behaviour) -> None:
     async def go() -> None:
@@ -93,6 +94,24 @@ def test_one_that_is_bad_leaves_the_others_alone(behaviour: Behaviour) -> None:
         assert time.monotonic() - began < 3
         latest = max(got.at_s for got in good.received)
         assert latest - good.received[0].at_s < 1.5, "the good one had all at once"
+
+
+def test_how_long_people_could_not_be_told_is_known_by_the_oldest_that_is_refused() -> None:
+    async def go() -> None:
+        one = sender(webhook("bad", bad.url), webhook("good", good.url))
+        assert one.refused_ns == 0
+        began_ns = time.monotonic_ns()
+        task = await started(one)
+        one.send(message(1))
+        await soon(lambda: one.refused_ns)
+        await soon(lambda: one.refused_ns >= S // 2)
+        assert one.refused_ns <= time.monotonic_ns() - began_ns
+        await stopped(one, task)
+        assert one.refused_ns == 0, "nothing waits"
+
+    with receiver() as bad, receiver() as good:
+        bad.answers(status(500))
+        asyncio.run(go())
 
 
 def test_what_fails_arrives_later_and_once() -> None:
