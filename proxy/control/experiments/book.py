@@ -27,6 +27,11 @@ _HOUR_NS: Final = 3_600_000_000_000
 #: Streams that were watched to their end and held no token: the server failed, measuring did not.
 _MEASURED: Final = (None, "no_tokens")
 _FAILED: Final = (Outcome.OVERLOADED, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+#: What of a ``Side`` is a number, and added up.
+NUMBERS: Final = (
+    "unanswered", "failed_over", "cached", "cached_of", "lost", "in_flight", "load", "ticks", "overdue",
+    "hanging",
+)  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Pair = tuple[ArmSums, ArmSums]
@@ -92,18 +97,7 @@ class Side:
         self.normalized.merge(other.normalized)
         self.prompts.merge(other.prompts)
         self.hours = self.hours + other.hours
-        for name in (
-            "unanswered",
-            "failed_over",
-            "cached",
-            "cached_of",
-            "lost",
-            "in_flight",
-            "load",
-            "ticks",
-            "overdue",
-            "hanging",
-        ):
+        for name in NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 

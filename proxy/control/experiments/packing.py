@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from proxy.control.experiments.arms import arms_of
-from proxy.control.experiments.book import CANDIDATE, CONTROL, EPOCHS_MAX, Book, Pair, Side
+from proxy.control.experiments.book import CANDIDATE, CONTROL, EPOCHS_MAX, NUMBERS, Book, Pair, Side
 from scoring.codec import pack_histogram, unpack_histogram
 from scoring.compare_sums import ALL, BUCKETS, ArmSums
 
@@ -22,10 +22,6 @@ _HEAD: Final = 4
 _TAIL: Final = 3 * len(ALL)
 _RAW_MAX: Final = 8 * 2 * BUCKETS * (1 + len(ALL))
 _DIGITS_MAX: Final = 60
-_NUMBERS: Final = (
-    "unanswered", "failed_over", "cached", "cached_of", "lost", "in_flight", "load", "ticks", "overdue",
-    "hanging",
-)  # fmt: skip
 
 
 class PackedSide(Struct, array_like=True, frozen=True):
@@ -114,7 +110,7 @@ def unpack_side(packed: PackedSide) -> Side:
     if len(packed.hours) != 24:
         raise ValueError(f"{len(packed.hours)} hours: a day has 24")
     side.hours = np.array(packed.hours, dtype=np.int64)
-    for name in _NUMBERS:
+    for name in NUMBERS:
         setattr(side, name, getattr(packed, name))
     return side
 
