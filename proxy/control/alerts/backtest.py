@@ -50,8 +50,7 @@ NOT_SEEN: Final = (
     "deadlines are those of each line: what a configuration says of ttft and tbt by now is not applied",
 )
 _WITHOUT_CONFIG: Final = (
-    "without --config nobody knows of an e2e, nor of SLOs that page nobody (learned: live) or promise the "
-    "duration only"
+    "without --config nobody knows of an e2e, nor of SLOs that page nobody (learned: live)"
 )
 _SHOWN: Final = 5  # names
 #: After so many slots without traffic everything is over (15 minutes, and what it takes to resolve).
@@ -128,6 +127,9 @@ class Backtest:
     def _settle(self, key: GroupKey, line: Placed, score: StreamScore, slot: int) -> None:
         slo = (self.known or {}).get(line.slo)
         target = line.target if slo is None else slo.target
+        e2e_ns = None if slo is None else slo.e2e_ns
+        if line.duration_only:  # nothing else was promised; where nobody says how long, it took no longer
+            target, e2e_ns = 0.0, line.length_ns if e2e_ns is None else e2e_ns
         left = line.outcome is Outcome.CLIENT_CANCELLED and target > 0  # else nothing is overdue: ``settle``
         if slo is not None and slo.duration_only:
             score = without_deadlines(score)
@@ -137,7 +139,7 @@ class Backtest:
             fluidity=score.fluidity,
             target=target,
             duration_ns=line.length_ns,
-            e2e_ns=None if slo is None else slo.e2e_ns,
+            e2e_ns=e2e_ns,
             overdue_at_end=left and any(self._overdue(line, None)),
             measured=True,
         )
