@@ -229,6 +229,7 @@ def steady(count: int, length_s: int, late: int = 0) -> list[dict[str, Any]]:
 
 ONLY_8_S, LATE = steady(700, 8), steady(700, 8, late=3)
 HUNG = [hung(number, 3.0, 60) for number in range(8)]
+DURATION_HUNG = [{**line, "duration_only": True, "target": 0.0} for line in HUNG]
 FEW_FAIL = [
     {**line, "duration_only": True, "target": 0.0} | ({} if number % 40 else {"outcome": "upstream_error"})
     for number, line in enumerate(LATE)
@@ -256,7 +257,9 @@ PAGES_NOBODY = "{name: chat, ttft: {learned: live, slack: 0s, fallback: 1s}, tbt
         ("{name: chat, e2e: 30s}", HUNG, {"burn_rate": 1, "stalled": 1}),
         # Who leaves before it is over is held against nobody, however long no token came.
         ("{name: chat, e2e: 5m}", HUNG, {}),
-        (None, [{**line, "duration_only": True, "target": 0.0} for line in HUNG], {}),
+        (None, DURATION_HUNG, {}),
+        ("{name: chat, ttft: 1s, tbt: 250ms}", DURATION_HUNG, {}),
+        ("{name: chat, ttft: 1s, tbt: 250ms, e2e: 30s}", DURATION_HUNG, {"burn_rate": 1, "stalled": 1}),
         # One of forty failed and all others are good, of whom nobody says that they took too long.
         (None, FEW_FAIL, {}),
         ("{name: chat, ttft: 1s, tbt: 250ms}", FEW_FAIL, {}),

@@ -159,10 +159,9 @@ class Backtest:
         row = self._row(slot, key)
         at_ns = (slot + 1) * SLOT_NS - line.t0_unix_ns
         slo = (self.known or {}).get(line.slo)
-        if slo is not None and slo.duration_only and slo.e2e_ns is not None:
-            states = [at_ns > slo.e2e_ns]  # of its tokens nothing is promised, as in ``relay/flight.py``
-        elif slo is None and line.duration_only:
-            states = []  # nobody says how long it may take
+        if line.duration_only or (slo is not None and slo.duration_only):
+            # Of its tokens nothing is promised, as in ``relay/flight.py``; where nobody says how long, nothing is.
+            states = [] if slo is None or slo.e2e_ns is None else [at_ns > slo.e2e_ns]
         else:
             states = list(self._overdue(line, at_ns))
         row[AWAITED] += bool(states)
