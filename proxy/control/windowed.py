@@ -193,12 +193,13 @@ def _curves(key: GroupKey | None, slot: Slot, slo: SloSpec | None, rate_quantile
     rate, reason = slot.fluid_rate(rate_quantile)
     curve, points = slot.curve, None
     if curve is not None and curve.samples:
+        rows = {each: _row(curve, each) for each in {0.5, 0.99, rate_quantile}}
         points = MissCurvePoints(
             _GRID_S,
-            _row(curve, 0.5),
-            _row(curve, 0.99),
+            rows[0.5],
+            rows[0.99],
             rate_quantile,
-            _row(curve, rate_quantile),
+            rows[rate_quantile],
             curve.samples,
             slot.totals["scored"],
             curve.relative_error,
