@@ -160,7 +160,7 @@ class Backtest:
         at_ns = (slot + 1) * SLOT_NS - line.t0_unix_ns
         slo = (self.known or {}).get(line.slo)
         if line.duration_only or (slo is not None and slo.duration_only):
-            # Of its tokens nothing is promised, as in ``relay/flight.py``; where nobody says how long, nothing is.
+            # As in ``relay/flight.py``: of its tokens nothing is promised, and maybe of its end nobody says.
             states = [] if slo is None or slo.e2e_ns is None else [at_ns > slo.e2e_ns]
         else:
             states = list(self._overdue(line, at_ns))
