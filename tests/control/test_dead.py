@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -329,6 +330,18 @@ def test_the_link_tells_when_all_that_arrived_was_booked(host: Host) -> None:
     assert link.read_ns < 7
     link.fold_slice()
     assert link.read_ns == 7
+
+    async def behind() -> None:
+        task = asyncio.ensure_future(link.run())
+        link.queue(connection, frame(beat())[4:])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        host.now_ns = 9
+        link.queue(connection, frame(beat())[4:])
+        assert link.read_ns == 7, "as of when it was no more behind"
+        task.cancel()
+
+    asyncio.run(behind())
 
 
 def test_what_is_booked_is_noted_for_whoever_comes_after(host: Host) -> None:

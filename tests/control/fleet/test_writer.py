@@ -207,6 +207,8 @@ def test_what_is_settled_while_redis_clock_goes_back_is_in_one_book_or_the_other
             await host.round()
         assert everywhere(server) == [settled] * 3
         assert host.acknowledged == settled
+        host.settle(7)
+        assert host.writer.unwritten == 7, "of what both books held"
         await host.store.close(1)
 
     run(script())
