@@ -49,22 +49,27 @@ class Flight:
 
     def sweep(self, exchanges: list[Exchange], done: Callable[[list[GroupNow]], None]) -> None:
         """Sum ``exchanges`` by group and hand the result to ``done``, over as many loop turns as it takes."""
-        picture = _Picture()
         tokens, self._rest = self._rest, Counter()
-        todo = iter(exchanges)
         now_ns = monotonic_ns()
         elapsed_ns, self._swept_ns = now_ns - self._swept_ns, now_ns
+        # No closure that schedules itself: such a cycle would hold exchanges until the next collection.
+        self._turn(iter(exchanges), _Picture(), tokens, elapsed_ns, done)
 
-        def turn() -> None:
-            if not self._slice(todo, picture, tokens):
-                self._loop.call_soon(turn)
-                return
-            for key, brought in tokens.items():
-                picture.group(key).tokens_per_s = brought * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
-            picture.name_worst()
-            done(list(picture.groups.values()))
-
-        turn()
+    def _turn(
+        self,
+        todo: Iterator[Exchange],
+        picture: _Picture,
+        tokens: Counter[_Key],
+        elapsed_ns: int,
+        done: Callable[[list[GroupNow]], None],
+    ) -> None:
+        if not self._slice(todo, picture, tokens):
+            self._loop.call_soon(self._turn, todo, picture, tokens, elapsed_ns, done)
+            return
+        for key, brought in tokens.items():
+            picture.group(key).tokens_per_s = brought * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
+        picture.name_worst()
+        done(list(picture.groups.values()))
 
     def _slice(self, todo: Iterator[Exchange], picture: _Picture, tokens: Counter[_Key]) -> bool:
         until_ns = monotonic_ns() + _SLICE_NS

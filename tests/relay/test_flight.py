@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,8 +40,8 @@ class FakeLoop:
         self.now_ns += self.step_ns
         return self.now_ns
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.waiting.append(callback)
+    def call_soon(self, callback: Callable[..., None], *given: object) -> None:
+        self.waiting.append(partial(callback, *given))
 
     def run(self) -> None:
         while self.waiting:
@@ -88,6 +91,19 @@ def swept(loop: FakeLoop, *exchanges: Any, flight: Flight | None = None) -> list
 
 def test_nothing_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     assert swept(FakeLoop(monkeypatch)) == []
+
+
+@pytest.mark.parametrize("step_ns", [0, MS // 4], ids=["in one turn", "in slices"])
+def test_a_sweep_holds_no_stream_beyond_its_end(monkeypatch: pytest.MonkeyPatch, step_ns: int) -> None:
+    late = [exchange(tap=tap(overdue_ms=30, missed=1)) for _ in range(40)]
+    held = [weakref.ref(each) for each in late]
+    gc.disable()  # a cycle would wait for it
+    try:
+        swept(FakeLoop(monkeypatch, step_ns), *late)
+        late.clear()
+        assert [each for each in held if each() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_streams_are_summed_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
