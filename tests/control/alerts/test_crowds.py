@@ -71,18 +71,18 @@ def test_a_group_that_had_nothing_for_an_hour_gives_way() -> None:
 def test_reading_the_past_hour_lets_others_have_their_turn() -> None:
     world = World(shared=True)
     written(world, 130)
-    longest_s = 0.0
+    turns_s: list[float] = []
 
     async def go() -> None:
-        nonlocal longest_s
         reading = asyncio.ensure_future(Exchange().read(MemoryShared(world.place, "me"), Book(), SLOT))
         while not reading.done():
             began_s = time.thread_time()  # the processor's: a busy machine is not the code's
             await asyncio.sleep(0)
-            longest_s = max(longest_s, time.thread_time() - began_s)
+            turns_s.append(time.thread_time() - began_s)
 
     asyncio.run(go())
-    assert longest_s < 0.1, "a slot takes some milliseconds, what is asked for in one turn 60 times that"
+    # A slot takes some milliseconds, what is asked for in one turn 60 times that.
+    assert max(turns_s) < sum(turns_s) / 8
 
 
 @pytest.mark.parametrize("call", ["fetch", "fetch_many", "lease", "put"])
